@@ -1,0 +1,43 @@
+"""What every test shares: the backend, the seed and the markers."""
+
+import os
+import shutil
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import hypothesis
+import keras
+import pytest
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+# The first example of a property compiles a model, later ones do not: a time
+# limit per example would measure that.
+hypothesis.settings.register_profile("keras_lora", deadline=None)
+hypothesis.settings.load_profile("keras_lora")
+
+
+@pytest.fixture(autouse=True)
+def fresh_keras_state():
+    """Gives each test the same seed, layer numbering and dtype policy."""
+    keras.backend.clear_session(free_memory=False)
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """Path of a Chromium: `CHROMIUM`, or the first one found on `PATH`."""
+    found = os.environ.get("CHROMIUM") or next(
+        filter(None, map(shutil.which, BROWSERS)), None
+    )
+    if not found:
+        pytest.skip("no Chromium found: install it, or set CHROMIUM")
+    return found
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("real_base"):
+        backend = keras.backend.backend()
+        if backend != "tensorflow":
+            pytest.skip(f"the real base runs on tensorflow, not {backend}")
