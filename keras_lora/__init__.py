@@ -1,0 +1,37 @@
+"""Parameter-efficient fine-tuning for any Keras 3 model."""
+
+from keras_lora.adapter_file import inspect_adapter
+from keras_lora.bottleneck import Adapter
+from keras_lora.config import AdapterConfig, LoRAConfig
+from keras_lora.loading import load_adapter
+from keras_lora.lora_conv import LoRAConv1D, LoRAConv2D, LoRAConv3D
+from keras_lora.lora_dense import LoRADense, LoRAEinsumDense
+from keras_lora.lora_embedding import LoRAEmbedding
+from keras_lora.merge import merge
+from keras_lora.rewrite import eject, inject
+from keras_lora.saving import save_adapter
+from keras_lora.summary import summary
+from keras_lora.switch import disabled
+from keras_lora.targets import find_targets
+from keras_lora.version import __version__ as __version__
+
+__all__ = [
+    "Adapter",
+    "AdapterConfig",
+    "LoRAConfig",
+    "LoRAConv1D",
+    "LoRAConv2D",
+    "LoRAConv3D",
+    "LoRADense",
+    "LoRAEinsumDense",
+    "LoRAEmbedding",
+    "disabled",
+    "eject",
+    "find_targets",
+    "inject",
+    "inspect_adapter",
+    "load_adapter",
+    "merge",
+    "save_adapter",
+    "summary",
+]

@@ -1,0 +1,189 @@
+"""The bottleneck adapter: its math, its layer, and its place in a host."""
+
+import math
+from typing import Any, ClassVar
+
+import keras
+from keras import ops
+
+from keras_lora import surgery
+from keras_lora.config import AdapterConfig
+from keras_lora.host import AdapterHost, Specs
+from keras_lora.problems import refuse
+
+
+class Bottleneck(AdapterHost):
+    """Adds `up(activation(down(y)))` to a tensor `y`."""
+
+    neutral_weights: ClassVar[tuple[str, ...]] = ("up_kernel", "up_bias")
+    adapter_settings: dict[str, Any]
+
+    def weight_specs(self, settings: dict[str, Any]) -> Specs:
+        width = settings["width"]
+        size = bottleneck_size(settings, width)
+        specs: Specs = {
+            "down_kernel": ((width, size), "glorot_uniform"),
+            "down_bias": ((size,), "zeros"),
+            "up_kernel": ((size, width), "zeros"),
+            "up_bias": ((width,), "zeros"),
+        }
+        if settings["layer_norm"]:
+            specs["norm_gamma"] = ((width,), "ones")
+            specs["norm_beta"] = ((width,), "zeros")
+        return specs
+
+    def delta(self, y: Any) -> Any:
+        """What the adapter adds to `y` (..., width), in float32."""
+        w = self.adapter_weights
+        y = ops.cast(y, "float32")
+        if self.adapter_settings["layer_norm"]:
+            y = layer_normalized(y) * w["norm_gamma"] + w["norm_beta"]
+        h = ops.matmul(self.dropped(y), w["down_kernel"]) + w["down_bias"]
+        h = keras.activations.get(self.adapter_settings["activation"])(h)
+        return ops.matmul(h, w["up_kernel"]) + w["up_bias"]
+
+    def add_delta(self, y: Any) -> Any:
+        """`y` with the adapter's part, in the dtype of `y`."""
+        return surgery.keep_mask(y, y + ops.cast(self.delta(y), y.dtype))
+
+
+def layer_normalized(y: Any) -> Any:
+    """`y` with mean 0 and variance 1 over its last axis."""
+    mean = ops.mean(y, axis=-1, keepdims=True)
+    variance = ops.var(y, axis=-1, keepdims=True)
+    return (y - mean) * ops.rsqrt(variance + 1e-5)
+
+
+def bottleneck_size(settings: dict[str, Any], width: int) -> int:
+    """The inner width for an output of `width`."""
+    if settings["bottleneck"] is not None:
+        return int(settings["bottleneck"])
+    return max(1, math.floor(width / settings["reduction_factor"]))
+
+
+def unknown_activation(name: Any) -> list[str]:
+    """Says whether Keras knows no activation of this name."""
+    try:
+        found = callable(keras.activations.get(name))
+    except Exception:
+        found = False
+    return [] if found else [f"Keras has no activation named {name!r}"]
+
+
+class Wrapped(Bottleneck):
+    """A host of any kind with a bottleneck on its output."""
+
+    @property
+    def trainable(self) -> bool:
+        """False for `BatchNormalization`, which then keeps its statistics."""
+        if isinstance(self, keras.layers.BatchNormalization):
+            return False
+        return super().trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        AdapterHost.trainable.fset(self, value)  # type: ignore[attr-defined]
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        return self._with_delta(super().call(*args, **kwargs))  # type: ignore[misc]
+
+    def quantized_call(self, *args: Any, **kwargs: Any) -> Any:
+        return self._with_delta(super().quantized_call(*args, **kwargs))  # type: ignore[misc]
+
+    def _with_delta(self, y: Any) -> Any:
+        if isinstance(y, tuple | list):
+            return type(y)([self.add_delta(y[0]), *y[1:]])
+        return self.add_delta(y)
+
+
+def output_width(layer: keras.layers.Layer) -> int | str:
+    """The width of a layer's (first) output, or why it has none."""
+    try:
+        y = layer.compute_output_spec(*surgery.build_inputs(layer))
+    except Exception as error:
+        return f"its output's shape is not known ({error})"
+    if isinstance(y, tuple | list) and y:
+        y = y[0]
+    if not isinstance(y, keras.KerasTensor):
+        return f"its output is a {type(y).__name__}, no tensor or tensor-first"
+    if not y.shape or y.shape[-1] is None:
+        return f"its output's last axis has no fixed size: {y.shape}"
+    if not str(y.dtype).startswith(("float", "bfloat")):
+        return f"its output is {y.dtype}, no floating-point tensor"
+    return int(y.shape[-1])
+
+
+@keras.saving.register_keras_serializable(package="keras_lora")
+class Adapter(Bottleneck, keras.layers.Layer):
+    """A residual bottleneck: `x + up(activation(down(x)))`.
+
+    `up` starts at zero, so that a new adapter returns its input.
+
+    Args:
+        bottleneck: Int above 0, the inner width; None for the input's width
+            divided by `reduction_factor`.
+        reduction_factor: Number above 0; not used where `bottleneck` is given.
+        activation: Name of a Keras activation.
+        dropout: Share of `down`'s input dropped in training, in [0, 1).
+        layer_norm: Whether `down`'s input is layer-normalized first.
+        **kwargs: As for `keras.layers.Layer`.
+
+    Raises:
+        ValueError: A setting is out of its range; all of them are listed.
+
+    Input shape:
+        Tensor (..., width), floating point.
+
+    Output shape:
+        As the input's. The weights are float32 under every dtype policy.
+
+    Example:
+
+    ```python
+    layer = keras_lora.Adapter(bottleneck=8)
+    y = layer(np.ones((2, 5, 64), "float32"))  # (2, 5, 64)
+    ```
+
+    References:
+        - [Parameter-Efficient Transfer Learning for NLP](
+          https://arxiv.org/abs/1902.00751)
+    """
+
+    _host_class = keras.layers.Layer
+
+    def __init__(
+        self,
+        bottleneck: int | None = None,
+        reduction_factor: float = 16,
+        activation: str = "relu",
+        dropout: float = 0.0,
+        layer_norm: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        config = AdapterConfig(
+            bottleneck,
+            reduction_factor,
+            activation,
+            dropout=dropout,
+            layer_norm=layer_norm,
+        )
+        refuse("Adapter was not made", unknown_activation(activation))
+        self.__dict__["adapter_settings"] = config.settings_for("")
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def build(self, input_shape: Any) -> None:
+        self.__dict__["adapter_settings"]["width"] = input_shape[-1]
+        self.attach(self.__dict__["adapter_settings"])
+
+    def call(self, inputs: Any) -> Any:
+        return self.add_delta(inputs)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        settings = dict(self.__dict__["adapter_settings"])
+        for name in ("method", "width"):
+            settings.pop(name, None)
+        return {**super().get_config(), **settings}

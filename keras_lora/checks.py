@@ -1,0 +1,86 @@
+"""What keeps a model from being rewritten: one sentence a problem."""
+
+from typing import Any
+
+import keras
+
+from keras_lora import surgery
+from keras_lora.host import AdapterHost
+from keras_lora.member import hosts, membership
+from keras_lora.problems import refuse, shorten
+from keras_lora.surgery import Layer
+
+
+def unbuilt(layers: dict[str, Layer]) -> list[str]:
+    """Layers without weights yet; what they add later would not be frozen."""
+    root = layers[""]
+    if not root.built:
+        return [f"{root.name!r} is not built: call it on data, or `build` it"]
+    return [
+        f"{path}: not built, so its weights could not be frozen"
+        for path, layer in layers.items()
+        if not layer.built
+    ]
+
+
+def occupied(layers: dict[str, Layer]) -> list[str]:
+    """Layers that are adapted already."""
+    adapted = [p for p, layer in layers.items() if membership(layer)]
+    if adapted:
+        return [
+            "adapted already: `eject` or `merge` it first "
+            f"(layers: {shorten(p or '(root)' for p in adapted)})"
+        ]
+    return [
+        f"{path}: has adapter weights of its own"
+        for path, layer in layers.items()
+        if isinstance(layer, AdapterHost)
+    ] + [
+        f"{path}: Keras's own `enable_lora` was called on it"
+        for path, layer in layers.items()
+        if getattr(layer, "lora_enabled", False)
+    ]
+
+
+def not_freezable(layers: dict[str, Layer]) -> list[str]:
+    """Layers that change their weights in training even when frozen."""
+    return [
+        f"{path}: SpectralNormalization changes its kernel in training"
+        for path, layer in layers.items()
+        if isinstance(layer, keras.layers.SpectralNormalization)
+    ] + [
+        f"{path}: quantized as {layer.quantization_mode}, which is not "
+        "supported (int8 and int4 are)"
+        for path, layer in layers.items()
+        if layer.quantization_mode not in (None, "int8", "int4")
+    ]
+
+
+def not_adaptable(layers: dict[str, Layer], targets: list[str]) -> list[str]:
+    """Targets whose kernel may not change by a low-rank update."""
+    return [
+        f"{path}: has a kernel constraint, which an update would break"
+        for path in targets
+        if getattr(layers[path], "kernel_constraint", None)
+        or getattr(layers[path], "embeddings_constraint", None)
+    ]
+
+
+def no_adapter(model: Any) -> str:
+    """Says that a model has no adapter."""
+    by_hand = any(
+        isinstance(layer, AdapterHost) for layer in surgery.every_layer(model)
+    )
+    if by_hand:
+        return (
+            f"{model.name!r} has layers with adapter weights built by hand; "
+            "only what `inject` attached can be handled here"
+        )
+    return f"{model.name!r} has no adapter: `inject` attaches one"
+
+
+def hosts_or_refuse(model: Layer, action: str) -> dict[str, Any]:
+    """The adapted layers of a model, or an error that it has none."""
+    found = hosts(model)
+    refuse(action, [] if found else [no_adapter(model)])
+    return found

@@ -1,0 +1,73 @@
+"""`keras-lora inspect FILE` and `keras-lora merge BASE FILE -o OUT`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from keras_lora.adapter_file import inspect_adapter
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; the exit code is 1 where it was refused."""
+    parser = argparse.ArgumentParser(prog="keras-lora", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    show = commands.add_parser("inspect", help="say what a file holds")
+    show.add_argument("file", type=Path, help="an adapter file")
+    fold = commands.add_parser("merge", help="write a base with its adapter")
+    fold.add_argument("base", type=Path, help="the base, a .keras file")
+    fold.add_argument("file", type=Path, help="an adapter file")
+    fold.add_argument(
+        "-o", "--output", type=Path, required=True, help="a new .keras file"
+    )
+    chosen = parser.parse_args(arguments)
+    try:
+        if chosen.command == "inspect":
+            print(inspect_adapter(chosen.file))
+        else:
+            print(merge_files(chosen.base, chosen.file, chosen.output))
+    except (ValueError, OSError) as error:
+        print(f"keras-lora: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def merge_files(base: Path, file: Path, output: Path) -> str:
+    """Merges an adapter and its head into a base, and saves that.
+
+    Args:
+        base: A `.keras` file, the bare base or an outer model with a head.
+        file: An adapter file.
+        output: The `.keras` file to write.
+
+    Returns:
+        What was written, in a line.
+    """
+    import keras
+
+    from keras_lora.loading import load_adapter
+    from keras_lora.merge import merge
+
+    if output.suffix != ".keras":
+        raise ValueError(f"{output}: the output must end in .keras")
+    info = inspect_adapter(file)
+    model = keras.saving.load_model(base, compile=False)
+    try:
+        load_adapter(model, file)
+    except ValueError:
+        if info.head is None or info.outside:
+            raise
+        load_adapter(model, file, head=False)
+        head = info.build_head()
+        outputs = keras.tree.flatten(model.outputs)
+        merge(model)
+        model = keras.Model(model.input, head(outputs[info.head["input"]]))
+    else:
+        merge(model)
+    part = output.with_name(f".{output.stem}.part.keras")
+    model.save(part)
+    part.replace(output)
+    return f"{output}: {output.stat().st_size:,} bytes"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""Which LoRA layer stands in for which Keras layer."""
+
+from typing import Any
+
+import keras
+
+from keras_lora.host import AdapterHost
+from keras_lora.lora_conv import LoRAConv1D, LoRAConv2D, LoRAConv3D
+from keras_lora.lora_dense import LoRADense, LoRAEinsumDense
+from keras_lora.lora_embedding import LoRAEmbedding, LoRAReversibleEmbedding
+
+LORA_LAYERS: tuple[Any, ...] = (
+    LoRADense,
+    LoRAEinsumDense,
+    LoRAEmbedding,
+    LoRAConv1D,
+    LoRAConv2D,
+    LoRAConv3D,
+)
+LINEAR = (keras.layers.Dense, keras.layers.EinsumDense)
+
+
+def lora_class(layer: keras.layers.Layer) -> type | None:
+    """The LoRA layer that can stand in for `layer`, or None.
+
+    A subclass with a `call` of its own is left alone: what it does with its
+    kernel is not known.
+    """
+    host = type(layer)._host_class if isinstance(layer, AdapterHost) else None
+    host = host or type(layer)
+    if issubclass(host, keras.layers.Embedding) and hasattr(
+        layer, "tie_weights"
+    ):
+        return LoRAReversibleEmbedding
+    for cls in LORA_LAYERS:
+        base = cls._host_class
+        if issubclass(host, base) and host.call is base.call:  # type: ignore[attr-defined]
+            return cls
+    return None

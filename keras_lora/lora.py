@@ -1,0 +1,108 @@
+"""The low-rank delta: what every LoRA layer shares."""
+
+from typing import Any, ClassVar
+
+import keras
+from keras import ops
+
+from keras_lora import surgery
+from keras_lora.config import positive_int, positive_number, share
+from keras_lora.host import AdapterHost, Specs
+from keras_lora.problems import refuse
+
+register = keras.saving.register_keras_serializable(package="keras_lora")
+
+
+class LowRank(AdapterHost):
+    """Adds `(x A) B * scale` to what a linear host computes from `x`.
+
+    A host says how it multiplies by `A` (`_project`) and by `B` (`_expand`),
+    how large the two are (`_sizes`) and how their product lies in its kernel
+    (`_as_kernel`).
+    """
+
+    activation: Any
+    neutral_weights: ClassVar[tuple[str, ...]] = ("lora_b",)
+    adapter_settings: dict[str, Any]
+
+    def weight_specs(self, settings: dict[str, Any]) -> Specs:
+        rank = settings["rank"]
+        size_in, size_out = self._sizes()
+        random = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+        return {
+            "lora_a": ((size_in, rank), random),
+            "lora_b": ((rank, size_out), "zeros"),
+        }
+
+    @property
+    def lora_a(self) -> Any:
+        """Variable (in, rank), float32; starts random."""
+        return self.adapter_weights["lora_a"]
+
+    @property
+    def lora_b(self) -> Any:
+        """Variable (rank, out), float32; starts at zero."""
+        return self.adapter_weights["lora_b"]
+
+    @property
+    def lora_scale(self) -> float:
+        """What the update is multiplied by."""
+        settings = self.adapter_settings
+        return float(settings["alpha"] / settings["rank"])
+
+    def delta(self, x: Any) -> Any:
+        """The update of the host's product with `x`, in float32."""
+        x = self.dropped(ops.cast(x, "float32"))
+        return self._expand(self._project(x) * self.lora_scale)
+
+    def delta_kernel(self) -> Any:
+        """The update of the host's kernel, in its shape, in float32."""
+        update = ops.matmul(self.lora_a, self.lora_b) * self.lora_scale
+        return self._as_kernel(update)
+
+    def _adapted(self, method: str, x: Any) -> Any:
+        y = self.host_call(method, x, overrides={"activation": None})
+        y = y + ops.cast(self.delta(x), y.dtype)
+        return y if self.activation is None else self.activation(y)
+
+    def _sizes(self) -> tuple[int, int]:
+        raise NotImplementedError
+
+    def _project(self, x: Any) -> Any:
+        raise NotImplementedError
+
+    def _expand(self, h: Any) -> Any:
+        raise NotImplementedError
+
+    def _as_kernel(self, update: Any) -> Any:
+        return ops.reshape(update, surgery.kernel_of(self).shape)
+
+
+class ByHand(LowRank):
+    """A LoRA layer with a constructor; its own weights are frozen."""
+
+    named_settings: ClassVar[tuple[str, ...]] = ("rank", "alpha", "dropout")
+
+    def _set(self, rank: Any, alpha: Any, dropout: Any = 0.0) -> None:
+        problems = positive_int("rank", rank) + positive_number("alpha", alpha)
+        problems += share("dropout", dropout)
+        refuse(f"{type(self).__name__} was not made", problems)
+        self.__dict__["adapter_settings"] = {
+            "method": "lora",
+            "rank": rank,
+            "alpha": float(alpha),
+            "dropout": float(dropout),
+        }
+
+    def build(self, input_shape: Any = None) -> None:
+        if self.adapter_weights:
+            return
+        super().build(input_shape)  # type: ignore[misc]
+        self.freeze()
+        self.attach(self.__dict__["adapter_settings"])
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()  # type: ignore[misc]
+        settings = self.__dict__["adapter_settings"]
+        names = self.named_settings
+        return {**config, **{name: settings[name] for name in names}}

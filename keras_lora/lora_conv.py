@@ -1,0 +1,166 @@
+"""LoRA on convolutions of one, two and three dimensions."""
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_lora import surgery
+from keras_lora.lora import ByHand, LowRank, register
+
+
+class Convolved(LowRank):
+    """A host that convolves its input with its kernel.
+
+    `A` is a kernel with `rank` filters, shared by all groups, and `B` mixes
+    what they find at each position.
+    """
+
+    groups: int
+    filters: int
+    data_format: str
+
+    def _sizes(self) -> tuple[int, int]:
+        *window, filters = surgery.kernel_of(self).shape
+        return math.prod(window), filters
+
+    def _project(self, x: Any) -> Any:
+        window = surgery.kernel_of(self).shape[:-1]
+        a = ops.reshape(self.lora_a, (*window, -1))
+        if self.groups > 1:
+            a = ops.tile(a, (1,) * len(window) + (self.groups,))
+        return self.host_call(
+            "call",
+            x,
+            overrides={
+                "_kernel": a,
+                "use_bias": False,
+                "bias": None,
+                "activation": None,
+            },
+        )
+
+    def _expand(self, h: Any) -> Any:
+        ones = (1,) * (len(surgery.kernel_of(self).shape) - 2)
+        b = ops.reshape(self.lora_b, (*ones, -1, self.filters))
+        return ops.conv(
+            h, b, strides=1, padding="valid", data_format=self.data_format
+        )
+
+    def call(self, inputs: Any) -> Any:
+        return self._adapted("call", inputs)
+
+
+class ConvByHand(ByHand, Convolved):
+    """The constructor that the three convolutions share."""
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Any,
+        rank: int = 8,
+        alpha: float = 16,
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        self._set(rank, alpha, dropout)
+        super().__init__(filters, kernel_size, **kwargs)  # type: ignore[call-arg]
+
+
+@register
+class LoRAConv1D(ConvByHand, keras.layers.Conv1D):
+    """A `Conv1D` layer with a trained low-rank update.
+
+    `A` is a kernel of the host's size with `rank` filters, used with the
+    host's strides, padding, dilation and groups; `B` mixes them at each
+    position.
+
+    Args:
+        filters: Int, number of output channels.
+        kernel_size: Int or tuple of one int.
+        rank: Int above 0, the inner size of `A` (window, rank) and `B`
+            (rank, filters), both float32. The window is the kernel's size
+            times the input channels of a group.
+        alpha: Number above 0, the numerator of the scale `alpha / rank`.
+        dropout: Share of the update's input dropped in training, in [0, 1).
+        **kwargs: As for `keras.layers.Conv1D`.
+
+    Raises:
+        ValueError: A setting is out of its range; all of them are listed.
+
+    Example:
+
+    ```python
+    layer = keras_lora.LoRAConv1D(16, 3, rank=4, padding="causal")
+    y = layer(np.ones((2, 10, 8), "float32"))  # (2, 10, 16)
+    ```
+
+    References:
+        - [LoRA: Low-Rank Adaptation of Large Language Models](
+          https://arxiv.org/abs/2106.09685)
+    """
+
+    _host_class = keras.layers.Conv1D
+
+
+@register
+class LoRAConv2D(ConvByHand, keras.layers.Conv2D):
+    """A `Conv2D` layer with a trained low-rank update; see `LoRAConv1D`.
+
+    Args:
+        filters: Int, number of output channels.
+        kernel_size: Int or tuple of two ints.
+        rank: Int above 0, the inner size of `A` (window, rank) and `B`
+            (rank, filters), both float32.
+        alpha: Number above 0, the numerator of the scale `alpha / rank`.
+        dropout: Share of the update's input dropped in training, in [0, 1).
+        **kwargs: As for `keras.layers.Conv2D`.
+
+    Raises:
+        ValueError: A setting is out of its range; all of them are listed.
+
+    Example:
+
+    ```python
+    layer = keras_lora.LoRAConv2D(16, 3, rank=4, strides=2)
+    y = layer(np.ones((2, 9, 9, 8), "float32"))  # (2, 4, 4, 16)
+    ```
+
+    References:
+        - [LoRA: Low-Rank Adaptation of Large Language Models](
+          https://arxiv.org/abs/2106.09685)
+    """
+
+    _host_class = keras.layers.Conv2D
+
+
+@register
+class LoRAConv3D(ConvByHand, keras.layers.Conv3D):
+    """A `Conv3D` layer with a trained low-rank update; see `LoRAConv1D`.
+
+    Args:
+        filters: Int, number of output channels.
+        kernel_size: Int or tuple of three ints.
+        rank: Int above 0, the inner size of `A` (window, rank) and `B`
+            (rank, filters), both float32.
+        alpha: Number above 0, the numerator of the scale `alpha / rank`.
+        dropout: Share of the update's input dropped in training, in [0, 1).
+        **kwargs: As for `keras.layers.Conv3D`.
+
+    Raises:
+        ValueError: A setting is out of its range; all of them are listed.
+
+    Example:
+
+    ```python
+    layer = keras_lora.LoRAConv3D(4, 3, rank=2)
+    y = layer(np.ones((1, 5, 5, 5, 2), "float32"))  # (1, 3, 3, 3, 4)
+    ```
+
+    References:
+        - [LoRA: Low-Rank Adaptation of Large Language Models](
+          https://arxiv.org/abs/2106.09685)
+    """
+
+    _host_class = keras.layers.Conv3D

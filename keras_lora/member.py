@@ -1,0 +1,273 @@
+"""What an adapted base's layers know of it, kept through Keras's own saving.
+
+A layer of the base that holds weights or sublayers becomes a *member*: its
+class is changed in place to a subclass that keeps its own weights from
+training and describes itself as "the plain layer, and this adapter on it". A
+root alone cannot do this: it is gone once the base is flattened into a bigger
+model, and a composite layer's config knows nothing of its sublayers.
+"""
+
+import functools
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_lora import surgery
+from keras_lora.bottleneck import Wrapped
+from keras_lora.fingerprint import layer_digests
+from keras_lora.host import AdapterHost
+from keras_lora.layers import lora_class
+from keras_lora.paths import join, own_variables, structural_paths
+from keras_lora.surgery import Layer
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Base:
+    """What all members of one adapted base share.
+
+    Attributes:
+        uid: Tells two adapted bases in one model apart.
+        sampled: Whether digests are of samples.
+        hosts: Paths of the layers with adapter weights.
+        trained: Paths of the layers left trainable.
+        outputs: Path and tensor index of what makes each output of the base;
+            None where no layer does, or the base has no graph.
+    """
+
+    uid: str
+    sampled: bool
+    hosts: tuple[str, ...]
+    trained: tuple[str, ...]
+    outputs: tuple[tuple[str, int], ...] | None
+
+
+@dataclass(eq=False)
+class Membership:
+    """One layer's place in an adapted base, and how to undo it."""
+
+    base: Base
+    path: str
+    flag: bool
+    variable_flags: list[tuple[Any, bool]]
+    digests: dict[str, list[Any]] | None = None
+    originals: dict[str, np.ndarray] | None = None
+    switched_off: list[tuple[Any, np.ndarray]] = field(default_factory=list)
+    off_depth: int = 0
+    plain: Any = None
+
+
+def membership(layer: Layer) -> Membership | None:
+    """A layer's membership, or None for a layer of no adapted base."""
+    return layer.__dict__.get("_keras_lora")
+
+
+def member_of(layer: Layer) -> Membership:
+    """The membership of a layer that has one."""
+    found = membership(layer)
+    assert found is not None
+    return found
+
+
+def members(model: Layer) -> dict[str, Layer]:
+    """All members at or below `model`, by their path in the base."""
+    return {
+        found.path: layer
+        for layer in surgery.every_layer(model)
+        if (found := membership(layer)) is not None
+    }
+
+
+class Member:
+    """Mixin: a layer of an adapted base describes itself with its adapter."""
+
+    _host_class: type
+
+    def get_config(self) -> dict[str, Any]:
+        """The plain layer, and what to attach at and below it."""
+        mine = member_of(self)
+        below = {
+            rel: layer
+            for rel, layer in structural_paths(self).items()
+            if membership(layer) is not None
+        }
+        return {
+            "host": plain_config(self),
+            "record": {
+                "base": asdict(mine.base),
+                "path": mine.path,
+                "settings": {
+                    rel: layer.adapter_settings
+                    for rel, layer in below.items()
+                    if is_host(layer)
+                },
+            },
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Layer:
+        """Builds the plain layer and attaches what the record says."""
+        layer = keras.saving.deserialize_keras_object(config["host"])
+        record = config["record"]
+        shared = record["base"]
+        outputs = shared["outputs"]
+        base = Base(
+            uid=shared["uid"],
+            sampled=shared["sampled"],
+            hosts=tuple(shared["hosts"]),
+            trained=tuple(shared["trained"]),
+            outputs=None
+            if outputs is None
+            else tuple((path, index) for path, index in outputs),
+        )
+        rejoin(layer, base, record["path"], record["settings"])
+        return layer
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads values, which then are the base's."""
+        super().load_own_variables(store)  # type: ignore[misc]
+        mine = member_of(self)
+        if mine.path not in mine.base.trained:
+            mine.digests = layer_digests(self, mine.base.sampled)
+
+
+def is_host(layer: Layer) -> bool:
+    """Whether a layer carries adapter weights that `inject` put there."""
+    return (
+        isinstance(layer, Member)
+        and isinstance(layer, AdapterHost)
+        and bool(layer.adapter_weights)
+    )
+
+
+def hosts(model: Layer) -> dict[str, Any]:
+    """All layers with injected adapter weights, by their path in the base."""
+    found = members(model).items()
+    return {path: layer for path, layer in found if is_host(layer)}
+
+
+_CLASSES: dict[tuple[Any, Any], Any] = {}
+
+
+def member_class(host: Any, mixin: Any) -> Any:
+    """The one class of members whose own class is `host`.
+
+    It keeps the host's name, by which Keras keys weight files.
+    """
+    if (host, mixin) not in _CLASSES:
+        bases = (Member, mixin, host) if mixin else (Member, host)
+        names = ("__module__", "__qualname__", "__doc__")
+        body = {name: getattr(host, name) for name in names}
+        cls = type(host.__name__, bases, {**body, "_host_class": host})
+        register = keras.saving.register_keras_serializable
+        _CLASSES[host, mixin] = register("keras_lora", "Member")(cls)
+    return _CLASSES[host, mixin]
+
+
+member_class(keras.layers.Layer, AdapterHost)
+
+
+def method_class(layer: Layer, settings: Settings | None) -> Any:
+    """The mixin that gives a layer the adapter that `settings` describe."""
+    if settings is None:
+        return AdapterHost
+    if settings["method"] == "bottleneck":
+        return Wrapped
+    found = lora_class(layer)
+    assert found is not None
+    return found
+
+
+def preview(layer: Layer, settings: Settings) -> Any:
+    """The layer as the host it would be; nothing is changed."""
+    cls = member_class(type(layer), method_class(layer, settings))
+    return surgery.view(layer, cls)
+
+
+def rejoin(
+    root: Layer, base: Base, path: str, settings: dict[str, Settings]
+) -> None:
+    """Makes members of a plain layer from a config, and of all below it."""
+    if not root.built:
+        surgery.when_built(root, lambda: rejoin(root, base, path, settings))
+        return
+    for rel, layer in structural_paths(root).items():
+        act = functools.partial(
+            join_base, layer, base, join(path, rel), settings.get(rel)
+        )
+        if layer.built:
+            act()
+        else:
+            surgery.when_built(layer, act)
+
+
+def join_base(
+    layer: Layer, base: Base, path: str, settings: Settings | None = None
+) -> None:
+    """Makes one built layer a member, unless it is one already."""
+    if membership(layer) is not None:
+        return
+    layer.__dict__["_keras_lora"] = mine = Membership(
+        base=base,
+        path=path,
+        flag=surgery.trainable_flag(layer),
+        variable_flags=[
+            (v, v.trainable) for v in own_variables(layer).values()
+        ],
+    )
+    if path in base.trained:
+        surgery.set_trainable_flag(layer, True)
+        for variable in surgery.trainable_kind(layer):
+            variable.trainable = True
+        if mine.variable_flags or surgery.children(layer):
+            surgery.set_class(layer, member_class(type(layer), None))
+        return
+    surgery.set_trainable_flag(layer, True)
+    makes_output = path in dict(base.outputs or ())
+    bare = not (mine.variable_flags or surgery.children(layer) or makes_output)
+    if settings is None and (bare or surgery.is_container(layer)):
+        return
+    mixin = method_class(layer, settings)
+    surgery.set_class(layer, member_class(type(layer), mixin))
+    layer.freeze()
+    if settings is not None:
+        layer.attach(settings)
+
+
+def leave_base(layer: Layer) -> None:
+    """Makes one member the plain layer it was; its values stay."""
+    mine = member_of(layer)
+    if isinstance(layer, AdapterHost):
+        layer.detach()
+    if isinstance(layer, Member):
+        surgery.set_class(layer, type(layer)._host_class)
+    for variable, flag in mine.variable_flags:
+        variable.trainable = flag
+    surgery.set_trainable_flag(layer, mine.flag)
+    del layer.__dict__["_keras_lora"]
+
+
+def plain_config(layer: Layer) -> dict[str, Any]:
+    """The serialized layer as it would be with no adapter.
+
+    The view that is serialized lives as long as the layer: Keras tells
+    shared layers by their address while it writes a config.
+    """
+    mine = member_of(layer)
+    host = type(layer)._host_class
+    overrides = {
+        **surgery.without(
+            layer, getattr(layer, "adapter_weights", {}).values()
+        ),
+        "_trainable": mine.flag,
+        "compiled": False,
+    }
+    if mine.plain is None:
+        mine.plain = surgery.view(layer, host, **overrides)
+    else:
+        surgery.refresh(mine.plain, layer, **overrides)
+    config: dict[str, Any] = keras.saving.serialize_keras_object(mine.plain)
+    return config

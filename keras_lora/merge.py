@@ -1,0 +1,77 @@
+"""Folding an adapter into the kernels: a plain Keras model remains."""
+
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_lora import surgery
+from keras_lora.checks import hosts_or_refuse
+from keras_lora.lora import LowRank
+from keras_lora.member import leave_base, member_of, members
+from keras_lora.problems import refuse
+
+
+def merge(model: Any) -> Any:
+    """Adds each update to its kernel and takes the adapter off, in place.
+
+    What remains is a plain Keras model that needs no keras_lora to load.
+    Layers that trained by `train=` keep their values. Compiled models that
+    hold the layers ask for `compile` again.
+
+    Args:
+        model: The adapted model, or one it is nested in.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: The model holds no adapter, or a bottleneck (which no
+            kernel can take up), or a quantized layer; a merged kernel would
+            not be finite. Everything wrong is listed, and the model is as it
+            was.
+
+    Example:
+
+    ```python
+    base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+    keras_lora.inject(base, keras_lora.LoRAConfig(rank=2))
+    keras_lora.merge(base).save("merged.keras")
+    ```
+
+    References:
+        - [LoRA: Low-Rank Adaptation of Large Language Models](
+          https://arxiv.org/abs/2106.09685)
+    """
+    hosts = hosts_or_refuse(model, "merge: nothing was changed")
+    problems = sum((refusals(*item) for item in hosts.items()), [])
+    refuse("merge: nothing was changed", problems)
+    for host in hosts.values():
+        surgery.kernel_of(host).assign(merged_kernel(host))
+    found = members(model)
+    for layer in found.values():
+        leave_base(layer)
+    surgery.forget_compiled(found.values())
+    return model
+
+
+def refusals(path: str, host: Any) -> list[str]:
+    """Says what keeps one host from being merged."""
+    if not isinstance(host, LowRank):
+        return [f"{path}: a bottleneck cannot be folded into a kernel"]
+    if host.quantization_mode is not None:  # type: ignore[attr-defined]
+        return [f"{path}: quantized ({host.quantization_mode})"]  # type: ignore[attr-defined]
+    if member_of(host).off_depth:
+        return [f"{path}: switched off by `disabled`"]
+    kernel = surgery.kernel_of(host)
+    merged = ops.cast(merged_kernel(host), kernel.dtype)
+    if not np.all(ops.convert_to_numpy(ops.isfinite(merged))):
+        return [f"{path}: the merged kernel is not finite in {kernel.dtype}"]
+    return []
+
+
+def merged_kernel(host: Any) -> Any:
+    """A host's kernel with its update, at least in float32."""
+    kernel = surgery.kernel_of(host)
+    dtype = "float64" if kernel.dtype == "float64" else "float32"
+    return ops.cast(kernel, dtype) + ops.cast(host.delta_kernel(), dtype)

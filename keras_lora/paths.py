@@ -1,0 +1,81 @@
+"""Structural paths: names for layers that hold in every process."""
+
+import re
+from typing import Any
+
+from keras_lora.surgery import Layer, children, tracked_variables
+
+
+def snake_case(name: str) -> str:
+    """The stem of the names Keras gives by itself, e.g. `"lo_ra_dense"`."""
+    name = re.sub(r"\W+", "", name)
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def sibling_names(layers: list[Layer]) -> list[str]:
+    """Names for layers that stand side by side, in their order.
+
+    A name that Keras gave by itself counts how many layers were made before
+    it; it is replaced by the layer's number among its siblings.
+    """
+    stems = []
+    for layer in layers:
+        stem = snake_case(type(layer).__name__)
+        own = re.fullmatch(re.escape(stem) + r"(_\d+)?", layer.name)
+        stems.append((stem if own else layer.name, own is not None))
+    taken = {stem for stem, automatic in stems if not automatic}
+    given: set[str] = set()
+    names = []
+    for stem, automatic in stems:
+        name, number = stem, 0
+        while name in given or (automatic or number) and name in taken:
+            number += 1
+            name = f"{stem}_{number}"
+        given.add(name)
+        names.append(name)
+    return names
+
+
+def structural_paths(root: Layer) -> dict[str, Layer]:
+    """Every layer at or below `root` by its structural path.
+
+    The root's own path is the empty string. A layer that stands in two places
+    is listed once, in the first of them.
+    """
+    found: dict[str, Layer] = {}
+    seen: set[int] = set()
+
+    def visit(layer: Layer, path: str) -> None:
+        seen.add(id(layer))
+        found[path] = layer
+        below = children(layer)
+        for name, sublayer in zip(sibling_names(below), below, strict=True):
+            if id(sublayer) not in seen:
+                visit(sublayer, join(path, name))
+
+    visit(root, "")
+    return found
+
+
+def join(*parts: str) -> str:
+    """Joins the parts of a path; the root's own is empty."""
+    return "/".join(part for part in parts if part)
+
+
+def own_variables(layer: Layer) -> dict[str, Any]:
+    """The variables a layer owns itself, by name, adapter weights left out.
+
+    Equal names within a layer are numbered in order.
+    """
+    extra = {id(v) for v in getattr(layer, "adapter_weights", {}).values()}
+    found: dict[str, Any] = {}
+    for variable in tracked_variables(layer):
+        if id(variable) in extra:
+            continue
+        name, number = variable.name, 0
+        while name in found:
+            number += 1
+            name = f"{variable.name}_{number}"
+        found[name] = variable
+    return found

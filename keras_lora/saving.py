@@ -1,0 +1,178 @@
+"""Saving what a task trained."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from keras_lora import surgery
+from keras_lora.adapter_file import (
+    not_finite,
+    write_adapter,
+)
+from keras_lora.checks import no_adapter
+from keras_lora.fingerprint import by_path, differences, layer_digests
+from keras_lora.head import (
+    Head,
+    find_head,
+    find_root,
+    named_head,
+    to_numpy,
+)
+from keras_lora.member import (
+    Base,
+    hosts,
+    is_host,
+    member_of,
+    members,
+    membership,
+)
+from keras_lora.paths import join, own_variables, structural_paths
+from keras_lora.problems import refuse
+from keras_lora.record import OUTSIDE
+from keras_lora.surgery import Layer
+from keras_lora.version import __version__
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What a model trains outside of its base.
+
+    Attributes:
+        head: The chain on the base's output, or None.
+        layers: All other layers that train, by path in the model.
+    """
+
+    head: Head | None
+    layers: dict[str, Layer]
+
+    def variables(self) -> dict[str, Any]:
+        """The variables of both, by their key in a file."""
+        found = self.head.variables() if self.head else {}
+        for path, layer in self.layers.items():
+            for name, variable in own_variables(layer).items():
+                found[join(OUTSIDE, path, name)] = variable
+        return found
+
+
+def find_outside(model: Layer, head: str | None) -> Outside:
+    """Looks for what a model has on top of its adapted base."""
+    found = named_head(model, head) if head else None
+    found = found or find_head(model, find_root(model))
+    if found is not None and (found.config() is None or not found.layers):
+        found = None
+    of_head = {id(layer) for layer in found.layers} if found else set()
+    return Outside(
+        found,
+        {
+            path: layer
+            for path, layer in structural_paths(model).items()
+            if membership(layer) is None
+            and id(layer) not in of_head
+            and any(v.trainable for v in own_variables(layer).values())
+        },
+    )
+
+
+def save_adapter(
+    model: Any, path: str | os.PathLike[str], *, head: str | None = None
+) -> None:
+    """Saves everything a task trained to one small file.
+
+    That is the adapter weights, layers of the base named in `train`, and all
+    that trains outside of the base: a head, where it is one layer or a chain
+    on the base's output, can be rebuilt from the file alone. Nothing of the
+    base is stored but a fingerprint. Equal weights give equal bytes.
+
+    Args:
+        model: The adapted model, or the outer model with the head.
+        path: File to write, by convention `*.safetensors`. It is written
+            whole or not at all.
+        head: Name or path of the layer that is the head, where the model does
+            not show it, such as a subclassed one.
+
+    Raises:
+        ValueError: The model has no adapter, two of them, a part of one, one
+            that is switched off, or values that are not finite; the base has
+            changed since `inject`; the file cannot be written. Everything
+            wrong is listed, and a file of that name is as it was.
+
+    Example:
+
+    ```python
+    base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+    keras_lora.inject(base, keras_lora.LoRAConfig(rank=2))
+    model = keras.Sequential([base, keras.layers.Dense(1)])
+    keras_lora.save_adapter(model, "task.safetensors")
+    ```
+    """
+    what = f"{path} was not saved"
+    found = members(model)
+    if not found:
+        raise ValueError(f"{what}: {no_adapter(model)}")
+    base = member_of(next(iter(found.values()))).base
+    problems = incomplete(model, found, base)
+    refuse(what, problems)
+    digests = {
+        path: layer_digests(layer, base.sampled)
+        for path, layer in found.items()
+        if path not in base.trained
+    }
+    expected = {
+        path: member_of(found[path]).digests or digests[path]
+        for path in digests
+    }
+    problems += [
+        f"the base has changed since `inject`: {problem}"
+        for problem in differences(by_path(expected), by_path(digests))
+    ]
+    outside = find_outside(model, head)
+    variables = {**trained_variables(found), **outside.variables()}
+    tensors = {key: to_numpy(v) for key, v in variables.items()}
+    problems += not_finite(tensors)
+    refuse(what, problems)
+    record = {
+        "version": __version__,
+        "layers": {p: h.adapter_settings for p, h in hosts(model).items()},
+        "trained": list(base.trained),
+        "head": outside.head.config() if outside.head else None,
+        "outside": list(outside.layers),
+        "base": {
+            "sampled": base.sampled,
+            "variables": by_path(digests),
+            "outputs": base.outputs,
+        },
+    }
+    write_adapter(path, tensors, record)
+
+
+def incomplete(model: Layer, found: dict[str, Layer], base: Base) -> list[str]:
+    """Says what would be missing from a file, or wrong in it."""
+    uids = {member_of(layer).base.uid for layer in found.values()}
+    count = sum(
+        membership(layer) is not None for layer in surgery.every_layer(model)
+    )
+    if len(uids) > 1 or count > len(found):
+        return ["the model holds several adapted bases: save each by itself"]
+    problems = [
+        f"{path}: not in the given model, which is a part of the adapted one"
+        for path in (*base.hosts, *base.trained)
+        if path not in found
+    ]
+    off = [p for p, layer in found.items() if member_of(layer).off_depth]
+    if off:
+        problems.append("the adapter is switched off by `disabled`")
+    return problems
+
+
+def trained_variables(found: dict[str, Layer]) -> dict[str, Any]:
+    """Adapter weights and variables of trained layers, by key in a file."""
+    variables = {}
+    for path, layer in found.items():
+        own = {}
+        if is_host(layer):
+            own = layer.adapter_weights
+        elif path in member_of(layer).base.trained:
+            own = own_variables(layer)
+        for name, variable in own.items():
+            variables[join(path, name)] = variable
+    return variables

@@ -1,0 +1,114 @@
+"""What an adapted model trains, as a table."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keras_lora.checks import hosts_or_refuse
+from keras_lora.member import members
+
+
+def count(variables: Any) -> int:
+    """Number of values in some variables."""
+    return sum(int(np.prod(variable.shape)) for variable in variables)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One adapted layer, or one left trainable."""
+
+    path: str
+    layer: str
+    method: str
+    size: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A table of adapted layers; `print` it, or read its fields.
+
+    Attributes:
+        rows: One `Row` a layer.
+        trainable: Values that train, head included.
+        total: Values in all, adapter and head included.
+        percent: The first as a share of the second.
+    """
+
+    rows: tuple[Row, ...]
+    trainable: int
+    total: int
+
+    @property
+    def percent(self) -> float:
+        return 100 * self.trainable / self.total
+
+    def __str__(self) -> str:
+        head = ("layer", "class", "method", "size", "parameters")
+        cells = [head] + [
+            (r.path, r.layer, r.method, r.size, f"{r.parameters:,}")
+            for r in self.rows
+        ]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [
+            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True))
+            for row in cells
+        ]
+        lines.insert(1, "  ".join("-" * width for width in widths))
+        lines.append(
+            f"trainable: {self.trainable:,} of {self.total:,} "
+            f"({self.percent:.2f} %)"
+        )
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def size_of(settings: dict[str, Any], weights: dict[str, Any]) -> str:
+    """The rank or width of an adapter, for people."""
+    if settings["method"] == "bottleneck":
+        return f"bottleneck {weights['down_kernel'].shape[1]}"
+    return f"rank {settings['rank']}, alpha {settings['alpha']:g}"
+
+
+def summary(model: Any) -> Summary:
+    """Lists the adapted layers, and how much of the model trains.
+
+    Args:
+        model: The adapted model, or one it is nested in.
+
+    Returns:
+        A `Summary` to print: a row per adapted layer with its method, size and
+        number of adapter values, then the trainable count and share of the
+        whole model.
+
+    Raises:
+        ValueError: The model holds no adapter.
+
+    Example:
+
+    ```python
+    base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+    keras_lora.inject(base, keras_lora.LoRAConfig(rank=2))
+    print(keras_lora.summary(base))
+    ```
+    """
+    rows = [
+        Row(
+            path,
+            type(host).__name__,
+            host.adapter_settings["method"],
+            size_of(host.adapter_settings, host.adapter_weights),
+            count(host.adapter_weights.values()),
+        )
+        for path, host in hosts_or_refuse(model, "summary").items()
+    ]
+    for path, layer in members(model).items():
+        own = layer.trainable_weights if not layer._layers else []
+        trains = not hasattr(layer, "adapter_weights") and own
+        if trains:
+            rows.append(
+                Row(path, type(layer).__name__, "trained", "", count(own))
+            )
+    return Summary(
+        tuple(rows), count(model.trainable_weights), count(model.weights)
+    )

@@ -1,0 +1,228 @@
+"""Everything that touches Keras's private parts; no other file does.
+
+Each function names the law of the design that fails without it.
+"""
+
+import functools
+import gc
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+import keras
+from keras.src.backend import get_keras_mask, set_keras_mask
+from keras.src.models.functional import Functional
+
+Layer: TypeAlias = Any
+"""A `keras.layers.Layer`; Keras ships no types."""
+CACHED_FUNCTIONS = (
+    "train_function",
+    "test_function",
+    "predict_function",
+    "generate_function",
+)
+
+
+def children(layer: Layer) -> list[Layer]:
+    """The layers right below `layer`, in the order Keras tracks them."""
+    return list(layer._layers)
+
+
+def every_layer(model: Layer) -> list[Layer]:
+    """`model` and all layers below it, those in lists and dicts included.
+
+    `model.layers` misses the sublayers of layers, so a base could train.
+    """
+    return list(model._flatten_layers())
+
+
+def tracked_variables(layer: Layer) -> list[Any]:
+    """The variables that `layer` owns itself, in the order of `weights`."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def trainable_kind(layer: Layer) -> list[Any]:
+    """The layer's own variables that train unless a flag says otherwise."""
+    return list(layer._trainable_variables)
+
+
+def is_container(layer: Layer) -> bool:
+    """Whether Keras saves the layer's sublayers in its own config.
+
+    Such a model needs no help to come back from a `.keras` file.
+    """
+    return type(layer) in (Functional, keras.Sequential)
+
+
+def view(layer: Layer, cls: type, **overrides: Any) -> Any:
+    """The same layer's state under another class; `layer` is not changed.
+
+    Runs a host's own `call`, saving or config without its adapter. A flag set
+    and reset on the layer itself would leak into other threads.
+    """
+    twin: Any = object.__new__(cls)
+    twin.__dict__.update(layer.__dict__)
+    twin.__dict__.update(overrides)
+    return twin
+
+
+def refresh(twin: Any, layer: Layer, **overrides: Any) -> Any:
+    """Brings an earlier view up to date with its layer."""
+    twin.__dict__.clear()
+    twin.__dict__.update(layer.__dict__)
+    twin.__dict__.update(overrides)
+    return twin
+
+
+def without(layer: Layer, variables: Iterable[Any]) -> dict[str, Any]:
+    """Overrides for `view` that hide some of the layer's variables."""
+    hidden = {id(v) for v in variables}
+    return {
+        name: [v for v in getattr(layer, name) if id(v) not in hidden]
+        for name in ("_trainable_variables", "_non_trainable_variables")
+    }
+
+
+def add_weight(layer: Layer, **options: Any) -> Any:
+    """Adds a float32 weight to a built layer, last in its `weights`.
+
+    A built layer's tracker is locked. The weight is kept among the layer's
+    non-trainable ones (its own flag says that it trains), since a quantized
+    kernel stands there and adapter weights come after it.
+    """
+    tracker = layer._tracker
+    locked = tracker.locked
+    tracker.unlock()
+    try:
+        variable = layer.add_weight(dtype="float32", autocast=False, **options)
+        variable.trainable = trainable_flag(layer)
+        store = "non_trainable_variables"
+        tracker.untrack(variable)
+        tracker.config[store][1].append(variable)
+        tracker.stored_ids[store].add(id(variable))
+    finally:
+        if locked:
+            tracker.lock()
+    return variable
+
+
+def remove_weight(layer: Layer, variable: Any) -> None:
+    """Takes a weight off a layer again (`eject`, `merge`)."""
+    layer._untrack_variable(variable)
+
+
+def add_seed(layer: Layer, generator: keras.random.SeedGenerator) -> None:
+    """Lets backends that trace without side effects see a seed's state."""
+    layer._seed_generators.append(generator)
+
+
+def remove_seed(layer: Layer, generator: keras.random.SeedGenerator) -> None:
+    """Takes a seed off a layer again."""
+    layer._seed_generators[:] = [
+        seed for seed in layer._seed_generators if seed is not generator
+    ]
+
+
+def set_class(layer: Layer, cls: type) -> None:
+    """Changes what a layer is and keeps the object.
+
+    A wrapper object in its place would break graphs, attribute access,
+    `isinstance`, sharing and the base's checkpoints.
+    """
+    layer.__class__ = cls
+
+
+def trainable_flag(layer: Layer) -> bool:
+    """The layer's own flag, whatever its `trainable` answers."""
+    return bool(layer._trainable)
+
+
+def set_trainable_flag(layer: Layer, value: bool) -> None:
+    """Sets the layer's own flag and nothing below it."""
+    layer._trainable = value
+
+
+def keep_mask(source: Any, target: Any) -> Any:
+    """Carries a Keras mask from one tensor to another; returns the other."""
+    mask = get_keras_mask(source)
+    if mask is not None and get_keras_mask(target) is None:
+        set_keras_mask(target, mask)
+    return target
+
+
+def kernel_of(layer: Layer) -> Any:
+    """The variable that holds a host's stored kernel."""
+    return layer._embeddings if hasattr(layer, "_embeddings") else layer._kernel
+
+
+def build_inputs(layer: Layer) -> list[Any]:
+    """Symbolic inputs of the shapes that a layer was built with."""
+    shapes = layer._build_shapes_dict or {}
+    return [
+        keras.tree.map_shape_structure(
+            lambda shape: keras.KerasTensor(shape, dtype=layer.compute_dtype),
+            shape,
+        )
+        for shape in shapes.values()
+        if shape is not None
+    ]
+
+
+def forget_compiled(layers: Iterable[Layer]) -> None:
+    """Makes every live model that holds one of `layers` ask for `compile`.
+
+    Compiled functions see no change of structure: without this an outer model
+    goes on training the frozen base, with no warning.
+    """
+    changed = {id(layer) for layer in layers}
+    for thing in gc.get_objects():
+        if not issubclass(type(thing), keras.Model):
+            continue
+        if not hasattr(thing, "_tracker"):
+            continue
+        if changed.isdisjoint(map(id, thing._flatten_layers())):
+            continue
+        thing.compiled = False
+        for name in CACHED_FUNCTIONS:
+            if getattr(thing, name, None) is not None:
+                setattr(thing, name, None)
+
+
+def when_built(layer: Layer, act: Callable[[], None]) -> None:
+    """Runs `act` right after the layer is built.
+
+    Sublayers that a block builds in its `call` are not built yet when the
+    block comes back from a config; their adapters would be dropped.
+    """
+    build = layer.build
+
+    @functools.wraps(build)
+    def build_and_act(*args: Any, **kwargs: Any) -> None:
+        layer.__dict__["build"] = build
+        build(*args, **kwargs)
+        act()
+
+    layer.__dict__["build"] = build_and_act
+
+
+def graph_source(tensor: Any) -> tuple[Any, int, list[Any]]:
+    """What made a symbolic tensor: operation, which output, input tensors."""
+    history = tensor._keras_history
+    node = history.operation._inbound_nodes[history.node_index]
+    return history.operation, history.tensor_index, list(node.input_tensors)
+
+
+def has_graph(model: Layer) -> bool:
+    """Whether a model knows the symbolic tensors between its layers."""
+    if isinstance(model, keras.Sequential):
+        return model._functional is not None
+    return isinstance(model, Functional)
+
+
+def build_shape(layer: Layer) -> list[int | None] | None:
+    """The one shape that a layer was built with, as JSON has it."""
+    shapes = [s for s in (layer._build_shapes_dict or {}).values() if s]
+    if len(shapes) != 1 or not isinstance(shapes[0], list | tuple):
+        return None
+    if not all(n is None or isinstance(n, int) for n in shapes[0]):
+        return None
+    return [None if n is None else int(n) for n in shapes[0]]

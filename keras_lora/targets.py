@@ -1,0 +1,158 @@
+"""Which layers of a model get what: targets, layers that train, settings."""
+
+import warnings
+from collections.abc import Iterable
+
+import keras
+
+from keras_lora.bottleneck import output_width
+from keras_lora.checks import unbuilt
+from keras_lora.config import (
+    ALL_LINEAR,
+    AdapterConfig,
+    Targets,
+    matches,
+    select,
+    wrong_targets,
+)
+from keras_lora.layers import LINEAR, lora_class
+from keras_lora.member import Settings
+from keras_lora.paths import join, structural_paths
+from keras_lora.problems import refuse, shorten
+from keras_lora.surgery import Layer
+
+FEED_FORWARD_OUTPUT = (
+    r"(?:.*/)?(?:feedforward_output_dense|ffw_linear(?:_\d+)?)"
+)
+
+
+def find_targets(model: Layer, targets: Targets = ALL_LINEAR) -> list[str]:
+    """Lists the layers that `inject` would give LoRA weights.
+
+    Args:
+        model: A built Keras model, adapted or not.
+        targets: As in `LoRAConfig`.
+
+    Returns:
+        Structural paths, in the order of the model's layers.
+
+    Raises:
+        ValueError: The model is not built, or an entry matches nothing.
+
+    Example:
+
+    ```python
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+    keras_lora.find_targets(model)  # ["dense"]
+    ```
+    """
+    layers = structural_paths(model)
+    problems = unbuilt(layers) + wrong_targets(targets)
+    refuse("No targets were looked for", problems)
+    paths, problems = lora_targets(layers, targets, set())
+    refuse("Targets were not found", problems)
+    return paths
+
+
+def trained_paths(
+    layers: dict[str, Layer], train: Targets
+) -> tuple[set[str], list[str]]:
+    """The layers named in `train`, and all below them."""
+    problems = wrong_targets(train, "train")
+    if problems:
+        return set(), problems
+    if not train:
+        return set(), []
+    found, missed = select(train, [path for path in layers if path])
+    below = {
+        path
+        for path in layers
+        if any(path == top or path.startswith(top + "/") for top in found)
+    }
+    return below, [
+        f"train: {entry!r} matches no layer. Layers: {shorten(layers)}"
+        for entry in missed
+    ]
+
+
+def lora_targets(
+    layers: dict[str, Layer], targets: Targets, trained: set[str]
+) -> tuple[list[str], list[str]]:
+    """Matches `targets` against the layers that can carry LoRA weights."""
+    able = [
+        path
+        for path, layer in layers.items()
+        if lora_class(layer) and path not in trained
+    ]
+    if targets == ALL_LINEAR:
+        linear = [p for p, la in layers.items() if isinstance(la, LINEAR)]
+        odd = [p for p in linear if p not in trained and p not in able]
+        if odd:
+            warnings.warn(
+                "Left out, since they have a `call` of their own: "
+                + shorten(odd),
+                stacklevel=4,
+            )
+        found = [path for path in linear if path in able]
+        if found:
+            return found, []
+        return [], ["there is no Dense or EinsumDense layer to adapt"]
+    found, missed = select(targets, able)
+    return found, [
+        explain_miss(entry, layers, able, trained) for entry in missed
+    ]
+
+
+def explain_miss(
+    entry: str, layers: dict[str, Layer], able: list[str], trained: set[str]
+) -> str:
+    """Why an entry of `targets` matches nothing, and what there is."""
+    named = [path for path in layers if matches(entry, path)]
+    if any(path in trained for path in named):
+        return f"target {entry!r} is in `train` too"
+    available = f"Available: {shorten(able)}"
+    if named:
+        kind = type(layers[named[0]]).__name__
+        return f"target {entry!r} is a {kind}, no LoRA layer. {available}"
+    return f"target {entry!r} matches no layer. {available}"
+
+
+def output_targets(
+    layers: dict[str, Layer], targets: Targets | None, trained: set[str]
+) -> tuple[list[str], list[str]]:
+    """Matches `targets` against layers whose output may be adapted."""
+    able = [
+        path
+        for path, layer in layers.items()
+        if path
+        and path not in trained
+        and not isinstance(layer, keras.layers.InputLayer)
+    ]
+    found, missed = select(
+        FEED_FORWARD_OUTPUT if targets is None else targets, able
+    )
+    if not missed:
+        return found, []
+    available = f"Available: {shorten(able)}"
+    if targets is None:
+        return [], [
+            "there are no feed-forward outputs of KerasHub blocks; name "
+            f"`targets`. {available}"
+        ]
+    return found, [
+        f"target {entry!r} matches no layer. {available}" for entry in missed
+    ]
+
+
+def output_settings(
+    layers: dict[str, Layer], targets: Iterable[str], config: AdapterConfig
+) -> tuple[dict[str, Settings], list[str]]:
+    """Settings of each target with its width, or why it has none."""
+    settings, problems = {}, []
+    for path in targets:
+        width = output_width(layers[path])
+        if isinstance(width, str):
+            problems.append(f"{join(path)}: {width}")
+        else:
+            settings[path] = {**config.settings_for(path), "width": width}
+    return settings, problems
