@@ -1,0 +1,57 @@
+"""A cache of the test's own, and small packages to fetch into it."""
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from app.packages import Package
+
+
+class FakeIndex:
+    """Makes package files, and hands them out as pip would."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.downloads = 0
+
+    def package(self, files: dict[str, bytes], **changes) -> Package:
+        archive = self.folder / "fake-1.0.zip"
+        with zipfile.ZipFile(archive, "w") as zipped:
+            for name, content in files.items():
+                zipped.writestr(name, content)
+        data = archive.read_bytes()
+        settings = {
+            "name": "fake",
+            "version": "1.0",
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "size": len(data),
+            "members": ("fake/*",),
+            "checks": {
+                name: hashlib.sha256(content).hexdigest()
+                for name, content in files.items()
+            },
+        }
+        return Package(**settings | changes)
+
+    def download(self, package, folder, progress) -> Path:
+        self.downloads += 1
+        copy = folder / "fake-1.0.zip"
+        copy.write_bytes((self.folder / "fake-1.0.zip").read_bytes())
+        progress(0.5)
+        return copy
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("KERAS_LORA_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def index(tmp_path):
+    folder = tmp_path / "index"
+    folder.mkdir()
+    return FakeIndex(folder)
