@@ -1,0 +1,198 @@
+"""One task's adapter: trained by `fit`, measured and saved."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import keras_lora
+from app.base import Tokenizer, load_base
+from app.baselines import bag_of_words, frozen_probe
+from app.batches import Batches, TrainBatches, predict_texts
+from app.data import Splits
+from app.fetch import Progress
+from app.tasks import Task
+
+WARM_UP = 0.1
+"""Share of the steps in which the learning rate rises."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an adapter is trained.
+
+    Args:
+        epochs: passes over the training texts; None for the task's own.
+        rank: of the low-rank updates.
+        alpha: their scale is `alpha / rank`.
+        targets: which layers, as `keras_lora.LoRAConfig` takes them.
+        learning_rate: the highest, after warming up; it falls to zero.
+        batch_size: texts in a step.
+        seed: of the adapter's start and the order of the texts. The split
+            into training and held-out texts does not depend on it.
+    """
+
+    epochs: int | None = None
+    rank: int = 8
+    alpha: float = 16
+    targets: str | Sequence[str] = "all-linear"
+    learning_rate: float = 1e-3
+    batch_size: int = 32
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What training came to.
+
+    Args:
+        accuracy: on the test texts, from 0 to 1.
+        baselines: accuracy of each baseline on the same texts.
+        trainable: weights that trained, the head's included.
+        share: of all weights, from 0 to 1.
+        seconds: wall time of `fit`, validation included.
+        path: the adapter's file.
+        bytes: its size.
+    """
+
+    accuracy: float
+    baselines: dict[str, float]
+    trainable: int
+    share: float
+    seconds: float
+    path: Path
+    bytes: int
+
+
+def train_task(
+    task: Task,
+    settings: Settings = Settings(),
+    *,
+    output: Path | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    progress: Progress | None = None,
+    report: Callable[[str], None] = lambda line: None,
+    verbose: str | int = 0,
+) -> Result:
+    """Trains an adapter for a task and saves it.
+
+    Args:
+        task: what to learn.
+        settings: how.
+        output: the file; None for `adapters/<task>.safetensors`.
+        callbacks: handed to `fit`.
+        progress: told how far downloads are.
+        report: given a line when something is known.
+        verbose: as `fit` takes it.
+    """
+    output = output or Path("adapters") / f"{task.name}.safetensors"
+    splits = task.load(progress)
+    base = load_base(progress=progress)
+    tokenizer = Tokenizer(progress=progress)
+    report(
+        f"{task.title} {len(splits.train):,} texts to train on, "
+        f"{len(splits.validation):,} to validate, {len(splits.test):,} to test"
+    )
+    baselines = measure_baselines(base, splits, tokenizer, report)
+    keras.utils.set_random_seed(settings.seed)
+    model = adapted_model(base, len(task.labels), settings)
+    table = keras_lora.summary(model)
+    report(
+        f"trainable parameters: {table.trainable:,} of {table.total:,} "
+        f"({table.percent:.2f} %)"
+    )
+    start = time.perf_counter()
+    fit(model, splits, tokenizer, task, settings, callbacks, verbose)
+    seconds = time.perf_counter() - start
+    logits = predict_texts(model, splits.test.texts, tokenizer)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    keras_lora.save_adapter(model, output)
+    return Result(
+        accuracy=float(np.mean(logits.argmax(-1) == splits.test.labels)),
+        baselines=baselines,
+        trainable=table.trainable,
+        share=table.percent / 100,
+        seconds=seconds,
+        path=output,
+        bytes=output.stat().st_size,
+    )
+
+
+def measure_baselines(
+    base: keras.Model,
+    splits: Splits,
+    tokenizer: Tokenizer,
+    report: Callable[[str], None] = lambda line: None,
+) -> dict[str, float]:
+    """Test accuracy of both baselines; the base must carry no adapter."""
+    baselines = {}
+    for name, measure in (
+        ("TF-IDF + logistic regression", lambda: bag_of_words(splits)),
+        (
+            "frozen features + logistic regression",
+            lambda: frozen_probe(base, splits, tokenizer),
+        ),
+    ):
+        baselines[name] = measure()
+        report(f"baseline, {name}: {baselines[name]:.3f}")
+    return baselines
+
+
+def adapted_model(
+    base: keras.Model, classes: int, settings: Settings
+) -> keras.Model:
+    """The base with a fresh adapter, and a head for so many classes on it."""
+    keras_lora.inject(
+        base,
+        keras_lora.LoRAConfig(
+            rank=settings.rank, alpha=settings.alpha, targets=settings.targets
+        ),
+    )
+    head = keras.layers.Dense(classes, dtype="float32", name="head")
+    return keras.Model(base.input, head(base(base.input)))
+
+
+def fit(
+    model: keras.Model,
+    splits: Splits,
+    tokenizer: Tokenizer,
+    task: Task,
+    settings: Settings,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: str | int = 0,
+) -> keras.callbacks.History:
+    """Compiles the model and fits it to the task's training texts."""
+    train, validation = splits.train, splits.validation
+    size, epochs = settings.batch_size, settings.epochs or task.epochs
+    batches = TrainBatches(
+        train.texts, tokenizer, train.labels, size, settings.seed
+    )
+    steps = epochs * len(batches)
+    warm_up = int(steps * WARM_UP)
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0,
+        steps - warm_up,
+        warmup_target=settings.learning_rate,
+        warmup_steps=warm_up,
+    )
+    model.compile(
+        keras.optimizers.Adam(rate),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        # On TensorFlow, XLA would compile anew for every length of a batch.
+        jit_compile=False
+        if keras.backend.backend() == "tensorflow"
+        else "auto",
+    )
+    return model.fit(
+        batches,
+        epochs=epochs,
+        validation_data=Batches(
+            validation.texts, tokenizer, validation.labels, size
+        ),
+        callbacks=list(callbacks),
+        verbose=verbose,
+    )
