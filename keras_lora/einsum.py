@@ -62,7 +62,8 @@ def split_equation(equation: str, kernel_shape: tuple[int, ...]) -> Split:
     ordered = axes_in + axes_out
     joined_in, joined_out = "".join(axes_in), "".join(axes_out)
     plain = (
-        kernel == joined_in + joined_out
+        joined_in != ""
+        and kernel == joined_in + joined_out
         and source == lead + joined_in
         and output == lead + joined_out
     )
