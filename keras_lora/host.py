@@ -19,6 +19,7 @@ class AdapterHost:
     """
 
     name: str
+    built: bool
     _host_class: ClassVar[type]
     neutral_weights: ClassVar[tuple[str, ...]] = ()
     """Names of the weights that switch the adapter off when they are zero."""
@@ -46,7 +47,8 @@ class AdapterHost:
         self.__dict__["_adapter_weights"] = weights
         self.__dict__["adapter_settings"] = settings
         if settings.get("dropout"):
-            dropout = keras.layers.Dropout(settings["dropout"])
+            # The policy in force when an adapter is attached is not asked.
+            dropout = keras.layers.Dropout(settings["dropout"], dtype="float32")
             self.__dict__["_adapter_dropout"] = dropout
             surgery.add_seed(self, dropout.seed_generator)
 
@@ -88,9 +90,9 @@ class AdapterHost:
 
     @property
     def trainable(self) -> bool:
-        """Whether anything of this layer may train."""
+        """Whether anything of this layer may train, once it is built."""
         below = self.adapter_weights or surgery.children(self)
-        return surgery.trainable_flag(self) and bool(below)
+        return surgery.trainable_flag(self) and (not self.built or bool(below))
 
     @trainable.setter
     def trainable(self, value: bool) -> None:
