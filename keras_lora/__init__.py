@@ -1,6 +1,7 @@
 """Parameter-efficient fine-tuning for any Keras 3 model."""
 
 from keras_lora.adapter_file import inspect_adapter
+from keras_lora.bank import AdapterBank
 from keras_lora.bottleneck import Adapter
 from keras_lora.config import AdapterConfig, LoRAConfig
 from keras_lora.loading import load_adapter
@@ -17,6 +18,7 @@ from keras_lora.version import __version__ as __version__
 
 __all__ = [
     "Adapter",
+    "AdapterBank",
     "AdapterConfig",
     "LoRAConfig",
     "LoRAConv1D",

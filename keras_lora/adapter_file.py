@@ -213,13 +213,31 @@ def write_adapter(
     record: dict[str, Any],
 ) -> None:
     """Writes a file whole or not at all; equal content gives equal bytes."""
-    path = Path(path)
+    write_whole(Path(path), adapter_bytes(tensors, record))
+
+
+def adapter_bytes(
+    tensors: dict[str, np.ndarray], record: dict[str, Any]
+) -> bytes:
+    """A whole file's bytes."""
     text = json.dumps(
         {"format": FORMAT, **record}, sort_keys=True, separators=(",", ":")
     )
     tensors = {k: np.ascontiguousarray(tensors[k]) for k in sorted(tensors)}
-    data = save(tensors, metadata={METADATA_KEY: text})
-    write_whole(path, data)
+    data: bytes = save(tensors, metadata={METADATA_KEY: text})
+    return data
+
+
+def record_of(info: AdapterInfo) -> dict[str, Any]:
+    """The record that a file's header came from."""
+    return {
+        "version": info.version,
+        "layers": info.layers,
+        "trained": list(info.trained),
+        "head": info.head,
+        "outside": list(info.outside),
+        "base": info.base,
+    }
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -34,17 +34,30 @@ class Bottleneck(AdapterHost):
 
     def delta(self, y: Any) -> Any:
         """What the adapter adds to `y` (..., width), in float32."""
-        w = self.adapter_weights
         y = ops.cast(y, "float32")
-        if self.adapter_settings["layer_norm"]:
-            y = layer_normalized(y) * w["norm_gamma"] + w["norm_beta"]
-        h = ops.matmul(self.dropped(y), w["down_kernel"]) + w["down_bias"]
-        h = keras.activations.get(self.adapter_settings["activation"])(h)
-        return ops.matmul(h, w["up_kernel"]) + w["up_bias"]
+        w, settings = self.adapter_weights, self.adapter_settings
+        return bottleneck_delta(y, w, settings, self.dropped)
 
     def add_delta(self, y: Any) -> Any:
         """`y` with the adapter's part, in the dtype of `y`."""
         return surgery.keep_mask(y, y + ops.cast(self.delta(y), y.dtype))
+
+
+def bottleneck_delta(
+    y: Any, w: Any, settings: dict[str, Any], dropped: Any = None
+) -> Any:
+    """`up(activation(down(y)))` with the weights `w`, by name.
+
+    Each weight may have a batch axis in front, and a vector then one of size
+    1 before its last; `y` is (batch, size, width) then.
+    """
+    if settings["layer_norm"]:
+        y = layer_normalized(y) * w["norm_gamma"] + w["norm_beta"]
+    if dropped is not None:
+        y = dropped(y)
+    h = ops.matmul(y, w["down_kernel"]) + w["down_bias"]
+    h = keras.activations.get(settings["activation"])(h)
+    return ops.matmul(h, w["up_kernel"]) + w["up_bias"]
 
 
 def layer_normalized(y: Any) -> Any:

@@ -25,6 +25,8 @@ def unbuilt(layers: dict[str, Layer]) -> list[str]:
 
 def occupied(layers: dict[str, Layer]) -> list[str]:
     """Layers that are adapted already."""
+    if any("_keras_lora_bank" in layer.__dict__ for layer in layers.values()):
+        return ["served by an AdapterBank: `detach` the bank first"]
     adapted = [p for p, layer in layers.items() if membership(layer)]
     if adapted:
         return [

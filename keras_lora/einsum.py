@@ -29,6 +29,20 @@ class Split:
     kernel_order: tuple[int, ...]
     plain: bool
 
+    @property
+    def project_rows(self) -> str:
+        """`project` where `A` has one more axis in front: the row."""
+        return self._by_row(self.project)
+
+    @property
+    def expand_rows(self) -> str:
+        """`expand` where `B` has one more axis in front: the row."""
+        return self._by_row(self.expand)
+
+    def _by_row(self, equation: str) -> str:
+        source, rest = equation.split(",")
+        return f"{source},{source[0]}{rest}"
+
     def flat_in(self, x: Any) -> Any:
         """The input of a plain split with its last axes as one."""
         if len(self.shape_in) == 1:

@@ -53,7 +53,24 @@ class LowRank(AdapterHost):
     def delta(self, x: Any) -> Any:
         """The update of the host's product with `x`, in float32."""
         x = self.dropped(ops.cast(x, "float32"))
-        return self._expand(self._project(x) * self.lora_scale)
+        h = self._project(x, self.lora_a)
+        return self._expand(h * self.lora_scale, self.lora_b)
+
+    def rows_delta(self, x: Any, a: Any, b: Any, ids: Any) -> Any:
+        """The same with each row's own factors, out of many stacked ones.
+
+        Args:
+            x: The host's input; its first axis is made of the rows, in their
+                order, `k` entries each where a layer before folded axes in.
+            a: Stack (slots, in, rank).
+            b: Stack (slots, rank, out), scale folded in.
+            ids: Int32 tensor (rows,) of slots, or one slot () for all.
+        """
+        x = ops.cast(x, "float32")
+        if len(ids.shape):
+            return self._rows_delta(x, a, b, ids)
+        h = self._project(x, ops.take(a, ids, axis=0))
+        return self._expand(h, ops.take(b, ids, axis=0))
 
     def delta_kernel(self) -> Any:
         """The update of the host's kernel, in its shape, in float32."""
@@ -68,10 +85,13 @@ class LowRank(AdapterHost):
     def _sizes(self) -> tuple[int, int]:
         raise NotImplementedError
 
-    def _project(self, x: Any) -> Any:
+    def _project(self, x: Any, a: Any) -> Any:
         raise NotImplementedError
 
-    def _expand(self, h: Any) -> Any:
+    def _expand(self, h: Any, b: Any) -> Any:
+        raise NotImplementedError
+
+    def _rows_delta(self, x: Any, a: Any, b: Any, ids: Any) -> Any:
         raise NotImplementedError
 
     def _as_kernel(self, update: Any) -> Any:

@@ -25,9 +25,9 @@ class Convolved(LowRank):
         *window, filters = surgery.kernel_of(self).shape
         return math.prod(window), filters
 
-    def _project(self, x: Any) -> Any:
+    def _project(self, x: Any, a: Any) -> Any:
         window = surgery.kernel_of(self).shape[:-1]
-        a = ops.reshape(self.lora_a, (*window, -1))
+        a = ops.reshape(a, (*window, -1))
         if self.groups > 1:
             a = ops.tile(a, (1,) * len(window) + (self.groups,))
         return self.host_call(
@@ -41,12 +41,32 @@ class Convolved(LowRank):
             },
         )
 
-    def _expand(self, h: Any) -> Any:
+    def _expand(self, h: Any, b: Any) -> Any:
         ones = (1,) * (len(surgery.kernel_of(self).shape) - 2)
-        b = ops.reshape(self.lora_b, (*ones, -1, self.filters))
+        b = ops.reshape(b, (*ones, -1, self.filters))
         return ops.conv(
             h, b, strides=1, padding="valid", data_format=self.data_format
         )
+
+    def _rows_delta(self, x: Any, a: Any, b: Any, ids: Any) -> Any:
+        """Convolves with all slots' `A` at once, then picks each row's."""
+        slots, size, rank = a.shape
+        h = self._project(
+            x, ops.reshape(ops.transpose(a, (1, 0, 2)), (size, -1))
+        )
+        if self.data_format == "channels_first":
+            h = ops.moveaxis(h, 1, -1)
+        place = ops.shape(h)[:-1]
+        rows, groups = ops.shape(ids)[0], self.groups
+        h = ops.reshape(h, (rows, -1, groups, slots, rank))
+        h = ops.einsum("nsgkr,nk->nsgr", h, ops.one_hot(ids, slots))
+        mix = ops.reshape(ops.take(b, ids, axis=0), (rows, rank, groups, -1))
+        y = ops.reshape(
+            ops.einsum("nsgr,nrgf->nsgf", h, mix), (*place, self.filters)
+        )
+        if self.data_format == "channels_first":
+            y = ops.moveaxis(y, -1, 1)
+        return y
 
     def call(self, inputs: Any) -> Any:
         return self._adapted("call", inputs)

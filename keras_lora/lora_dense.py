@@ -24,19 +24,38 @@ class Multiplied(LowRank):
         split = self._split()
         return math.prod(split.shape_in), math.prod(split.shape_out)
 
-    def _project(self, x: Any) -> Any:
+    def _project(self, x: Any, a: Any) -> Any:
         split = self._split()
         if split.plain:
-            return ops.matmul(split.flat_in(x), self.lora_a)
-        a = ops.reshape(self.lora_a, (*split.shape_in, -1))
+            return ops.matmul(split.flat_in(x), a)
+        a = ops.reshape(a, (*split.shape_in, -1))
         return ops.einsum(split.project, x, a)
 
-    def _expand(self, h: Any) -> Any:
+    def _expand(self, h: Any, b: Any) -> Any:
         split = self._split()
         if split.plain:
-            return split.unflat_out(ops.matmul(h, self.lora_b))
-        b = ops.reshape(self.lora_b, (-1, *split.shape_out))
+            return split.unflat_out(ops.matmul(h, b))
+        b = ops.reshape(b, (-1, *split.shape_out))
         return ops.einsum(split.expand, h, b)
+
+    def _rows_delta(self, x: Any, a: Any, b: Any, ids: Any) -> Any:
+        split, rows = self._split(), ops.shape(ids)[0]
+        a, b = ops.take(a, ids, axis=0), ops.take(b, ids, axis=0)
+        if split.plain:
+            flat = split.flat_in(x)
+            h = ops.matmul(ops.reshape(flat, (rows, -1, a.shape[1])), a)
+            y = ops.matmul(h, b)
+            y = ops.reshape(y, (*ops.shape(flat)[:-1], b.shape[-1]))
+            return split.unflat_out(y)
+        each = ops.shape(x)[0] // rows
+        a = ops.reshape(
+            ops.repeat(a, each, axis=0), (-1, *split.shape_in, a.shape[-1])
+        )
+        b = ops.reshape(
+            ops.repeat(b, each, axis=0), (-1, b.shape[1], *split.shape_out)
+        )
+        h = ops.einsum(split.project_rows, x, a)
+        return ops.einsum(split.expand_rows, h, b)
 
     def _as_kernel(self, update: Any) -> Any:
         split = self._split()

@@ -18,14 +18,23 @@ class Looked(LowRank):
     def _sizes(self) -> tuple[int, int]:
         return self.input_dim, self.output_dim
 
-    def delta(self, x: Any) -> Any:
-        return self._expand(self._project(x) * self.lora_scale)
+    def _project(self, x: Any, a: Any) -> Any:
+        return ops.take(a, ops.cast(x, "int32"), axis=0)
 
-    def _project(self, x: Any) -> Any:
-        return ops.take(self.lora_a, ops.cast(x, "int32"), axis=0)
+    def _expand(self, h: Any, b: Any) -> Any:
+        return ops.matmul(h, b)
 
-    def _expand(self, h: Any) -> Any:
-        return ops.matmul(h, self.lora_b)
+    def _rows_delta(self, x: Any, a: Any, b: Any, ids: Any) -> Any:
+        rows, rank = ops.shape(ids)[0], a.shape[-1]
+        tokens = ops.reshape(ops.cast(x, "int32"), (rows, -1))
+        found = tokens + ops.expand_dims(ids, 1) * self.input_dim
+        h = ops.take(ops.reshape(a, (-1, rank)), found, axis=0)
+        y = ops.matmul(h, ops.take(b, ids, axis=0))
+        return ops.reshape(y, (*ops.shape(x), self.output_dim))
+
+    def dropped(self, x: Any) -> Any:
+        """Rows of a table are not dropped: the input is their numbers."""
+        return x
 
     def _adapted(self, method: str, x: Any) -> Any:
         y = self.host_call(method, x)
@@ -64,8 +73,22 @@ class LookedBothWays(Looked):
 
     def _reverse_delta(self, x: Any) -> Any:
         """`x (A B)` transposed: `(x B') A'`, in float32."""
-        h = ops.matmul(ops.cast(x, "float32"), ops.transpose(self.lora_b))
-        return ops.matmul(h * self.lora_scale, ops.transpose(self.lora_a))
+        b = self.lora_b * self.lora_scale
+        return self._transposed(ops.cast(x, "float32"), self.lora_a, b)
+
+    def _transposed(self, x: Any, a: Any, b: Any) -> Any:
+        h = ops.matmul(x, ops.swapaxes(b, -1, -2))
+        return ops.matmul(h, ops.swapaxes(a, -1, -2))
+
+    def rows_reverse_delta(self, x: Any, a: Any, b: Any, ids: Any) -> Any:
+        """The same with each row's own factors; see `rows_delta`."""
+        x = ops.cast(x, "float32")
+        a, b = ops.take(a, ids, axis=0), ops.take(b, ids, axis=0)
+        if not len(ids.shape):
+            return self._transposed(x, a, b)
+        flat = ops.reshape(x, (ops.shape(ids)[0], -1, self.output_dim))
+        y = self._transposed(flat, a, b)
+        return ops.reshape(y, (*ops.shape(x)[:-1], self.input_dim))
 
 
 @register

@@ -61,6 +61,7 @@ def view(layer: Layer, cls: type, **overrides: Any) -> Any:
     """
     twin: Any = object.__new__(cls)
     twin.__dict__.update(layer.__dict__)
+    twin.__dict__.pop("call", None)  # `record_calls` watches the layer itself
     twin.__dict__.update(overrides)
     return twin
 
@@ -94,7 +95,8 @@ def add_weight(layer: Layer, **options: Any) -> Any:
     tracker.unlock()
     try:
         variable = layer.add_weight(dtype="float32", autocast=False, **options)
-        variable.trainable = trainable_flag(layer)
+        trains = options.get("trainable", True) and trainable_flag(layer)
+        variable.trainable = trains
         store = "non_trainable_variables"
         tracker.untrack(variable)
         tracker.config[store][1].append(variable)
@@ -110,12 +112,15 @@ def remove_weight(layer: Layer, variable: Any) -> None:
     layer._untrack_variable(variable)
 
 
-def add_seed(layer: Layer, generator: keras.random.SeedGenerator) -> None:
-    """Lets backends that trace without side effects see a seed's state."""
+def add_seed(layer: Layer, generator: Any) -> None:
+    """Lets backends that trace without side effects see a state.
+
+    It is neither a weight nor in a file. `generator` has it as `.state`.
+    """
     layer._seed_generators.append(generator)
 
 
-def remove_seed(layer: Layer, generator: keras.random.SeedGenerator) -> None:
+def remove_seed(layer: Layer, generator: Any) -> None:
     """Takes a seed off a layer again."""
     layer._seed_generators[:] = [
         seed for seed in layer._seed_generators if seed is not generator
@@ -226,3 +231,43 @@ def build_shape(layer: Layer) -> list[int | None] | None:
     if not all(n is None or isinstance(n, int) for n in shapes[0]):
         return None
     return [None if n is None else int(n) for n in shapes[0]]
+
+
+def graph_inputs(model: Layer) -> Any:
+    """A model's symbolic inputs in the structure that it takes."""
+    if isinstance(model, keras.Sequential):
+        return model._functional._inputs_struct
+    return model._inputs_struct
+
+
+def forbid_training(model: Layer, reason: str) -> None:
+    """Makes `fit` and its like say why they are refused."""
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise ValueError(f"{model.name!r} does not train: {reason}")
+
+    for name in ("fit", "train_on_batch"):
+        model.__dict__[name] = refused
+
+
+def allow_training(model: Layer) -> None:
+    """Undoes `forbid_training`."""
+    for name in ("fit", "train_on_batch"):
+        model.__dict__.pop(name, None)
+
+
+def record_calls(layer: Layer, seen: Callable[[Any, Any], None]) -> None:
+    """Shows each call's inputs and outputs until `forget_calls`."""
+    layer.__dict__["call"] = call = functools.partial(_seen_call, layer, seen)
+    functools.update_wrapper(call, type(layer).call)
+
+
+def _seen_call(layer: Layer, seen: Any, *args: Any, **kwargs: Any) -> Any:
+    outputs = type(layer).call(layer, *args, **kwargs)
+    seen((args, kwargs), outputs)
+    return outputs
+
+
+def forget_calls(layer: Layer) -> None:
+    """Undoes `record_calls`."""
+    layer.__dict__.pop("call", None)

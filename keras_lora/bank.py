@@ -1,0 +1,529 @@
+"""One base, many adapters: each call, or each row of a call, names its own."""
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_lora import surgery
+from keras_lora.adapter_file import adapter_bytes, record_of, write_whole
+from keras_lora.bank_adapter import (
+    BankAdapter,
+    read_adapter,
+    rows_of,
+    wrong_name,
+)
+from keras_lora.bank_export import export
+from keras_lora.bank_inputs import row_count, symbolic_inputs, with_ids
+from keras_lora.bank_plan import Batch, padded, plan
+from keras_lora.bank_probe import probe
+from keras_lora.bank_summary import BankSummary, summarize
+from keras_lora.checks import not_freezable, occupied, unbuilt
+from keras_lora.config import ALL_LINEAR, Targets, positive_int, wrong_targets
+from keras_lora.fingerprint import by_path, is_sampled, layer_digests
+from keras_lora.paths import structural_paths
+from keras_lora.problems import refuse
+from keras_lora.residency import Residency
+from keras_lora.routing import Routed
+from keras_lora.stacks import LORA, Kind
+from keras_lora.surgery import Layer
+from keras_lora.targets import lora_targets
+
+INDEX = "bank.json"
+Names = str | None | Sequence[str | None]
+
+
+class AdapterBank:
+    """Serves many adapters on one base, which stays in memory once.
+
+    Adapters of any rank, target, method and head live side by side. The
+    adapters in use sit stacked in slots; each row of a batch reads its own
+    slot, in one forward pass. All methods may be called from several threads.
+
+    Args:
+        base: The built base the adapters were trained on. It is served, and
+            not to be trained, until `detach`.
+        capacity: Int above 0: how many adapters sit in slots at once. More
+            may be loaded; one is brought in when it is asked for, and the
+            least recently used one makes room.
+        rank: Largest rank to expect. Within it and `targets` nothing is
+            traced again; growing past them traces once. None: as the loaded
+            files need.
+        targets: Layers to expect adapters on, as in `LoRAConfig`. None: as
+            the loaded files need.
+
+    Raises:
+        ValueError: The base is not built, is adapted or served already, or
+            mixes the rows of a batch (the layer that does is named); a
+            setting is out of its range. The base is as it was.
+
+    Example:
+
+    ```python
+    base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+    for name in ("a", "b"):
+        keras_lora.inject(base, keras_lora.LoRAConfig(rank=2))
+        keras_lora.save_adapter(base, f"{name}.safetensors")
+        keras_lora.eject(base)
+    bank = keras_lora.AdapterBank(base)
+    bank.load("a", "a.safetensors")
+    bank.load("b", "b.safetensors")
+    x = np.ones((3, 8), "float32")
+    rows = bank.predict(x, adapter=["a", None, "b"])
+    ```
+
+    References:
+        - [S-LoRA: Serving Thousands of Concurrent LoRA Adapters](
+          https://arxiv.org/abs/2311.03285)
+        - [Punica: Multi-Tenant LoRA Serving](
+          https://arxiv.org/abs/2310.18547)
+    """
+
+    def __init__(
+        self,
+        base: Layer,
+        capacity: int = 8,
+        *,
+        rank: int | None = None,
+        targets: Targets | None = None,
+    ) -> None:
+        layers = structural_paths(base)
+        problems = unbuilt(layers) + occupied(layers) + not_freezable(layers)
+        problems += positive_int("capacity", capacity)
+        if rank is not None:
+            problems += positive_int("rank", rank)
+        if targets is not None:
+            problems += wrong_targets(targets)
+        refuse("AdapterBank was not made", problems)
+        self._declared = {
+            "capacity": capacity,
+            "rank": rank,
+            "targets": targets,
+        }
+        self._base, self._layers = base, layers
+        self._lock = threading.RLock()
+        self._adapters: dict[str, BankAdapter] = {}
+        self._inputs = symbolic_inputs(base)
+        limits = declared_kinds(layers, rank, targets)
+        probe(base, layers, self._inputs)
+        sampled = is_sampled(layers.values())
+        self._digests = by_path(
+            {p: layer_digests(la, sampled) for p, la in layers.items()}
+        )
+        self._slots = Residency(layers, capacity)
+        for layer in layers.values():
+            layer.__dict__["_keras_lora_bank"] = self
+        surgery.forget_compiled(layers.values())
+        surgery.forbid_training(base, "it is served by an AdapterBank")
+        self._slots.provide(limits)
+        self._model = self._build_model()
+
+    def _build_model(self) -> Any:
+        ids = keras.Input((), dtype="int32", name="adapter_ids")
+        routed = Routed(self._base, lambda: self._slots.count, name="routed")
+        outputs = routed(self._inputs, ids)
+        return keras.Model(with_ids(self._inputs, ids), outputs, name="bank")
+
+    @property
+    def model(self) -> Any:
+        """A Keras model over the base's inputs and `adapter_ids`.
+
+        `adapter_ids` is int32 (batch,): slots as `adapter_ids` gives them, 0
+        for the base. It gives the base's outputs; a row with an id that is no
+        slot is NaN. Calls that run while others load adapters should hold no
+        id for long: an adapter may leave its slot.
+        """
+        return self._model
+
+    @property
+    def names(self) -> list[str]:
+        """The loaded adapters, in the order they were first loaded."""
+        with self._lock:
+            return list(self._adapters)
+
+    def load(self, name: str, path: str | os.PathLike[str]) -> None:
+        """Reads an adapter file; a name that is loaded gets its contents.
+
+        Args:
+            name: 1 to 100 letters, digits, dots, dashes and underscores.
+            path: An adapter file that was trained on this base.
+
+        Raises:
+            ValueError: The file cannot be read or does not fit the base, or
+                trained something of the base itself (the weights are named),
+                or has a head that cannot be rebuilt. The bank is as it was.
+        """
+        adapter = read_adapter(name, path, self._layers, self._digests)
+        with self._lock:
+            self._check_attached()
+            kinds = {path: [kind] for path, kind in adapter.kinds.items()}
+            self._slots.provide(kinds)
+            old = self._adapters.get(name)
+            self._adapters[name] = adapter
+            if old is not None:
+                self._slots.drop(old)
+            if old is not None and old is self._slots.pinned:
+                self._slots.pinned = adapter
+            self._repin()
+
+    def unload(self, name: str) -> None:
+        """Forgets an adapter.
+
+        Raises:
+            ValueError: No adapter has this name, or it is `active`.
+        """
+        with self._lock:
+            refuse(f"{name!r} was not unloaded", self._unknown([name]))
+            if self._adapters[name] is self._slots.pinned:
+                raise ValueError(
+                    f"{name!r} was not unloaded: it is active; set `active` "
+                    "to None or another name first"
+                )
+            self._slots.drop(self._adapters.pop(name))
+
+    @property
+    def active(self) -> str | None:
+        """The adapter of plain calls of the base, such as `base.predict`.
+
+        Process-wide; None is the base itself. Setting it traces nothing
+        again, and its slot is never given to another. Set it while no other
+        thread is in a plain call of the base; `predict` is not affected.
+        """
+        with self._lock:
+            pinned = self._slots.pinned
+            return None if pinned is None else pinned.name
+
+    @active.setter
+    def active(self, name: str | None) -> None:
+        with self._lock:
+            self._check_attached()
+            if name is not None:
+                refuse("`active` was not set", self._unknown([name]))
+            before = self._slots.pinned
+            pinned = None if name is None else self._adapters[name]
+            try:
+                self._slots.pinned = pinned
+                self._repin()
+            except BaseException:
+                self._slots.pinned = before
+                raise
+
+    def _repin(self) -> None:
+        """Brings the active adapter in and points plain calls at it."""
+        pinned = self._slots.pinned
+        slot = 0 if pinned is None else self._slots.bring_in([pinned])[0]
+        self._slots.switch.state.assign(slot)
+
+    def adapter_ids(self, adapter: Sequence[str | None]) -> np.ndarray:
+        """Brings adapters in and gives the ids that `model` takes.
+
+        Args:
+            adapter: A name, or None for the base, a row.
+
+        Returns:
+            Int32 array (rows,). It holds until other adapters are brought in.
+
+        Raises:
+            ValueError: A name is not loaded, or there are more than fit.
+        """
+        with self._lock:
+            self._check_attached()
+            refuse("No ids", self._unknown(adapter))
+            wanted = dict.fromkeys(n for n in adapter if n is not None)
+            if len(wanted) > self._slots.capacity:
+                raise ValueError(
+                    f"{len(wanted)} adapters do not fit into capacity "
+                    f"{self._slots.capacity} at once"
+                )
+            return np.array(self._slots_of(adapter, self._adapters), "int32")
+
+    def predict(
+        self, x: Any, adapter: Names = None, batch_size: int = 32
+    ) -> Any:
+        """Runs rows with their adapters, many adapters in one forward pass.
+
+        Args:
+            x: The base's inputs, arrays or a nest of them, batch first.
+            adapter: None for the base, a name for all rows, or one name or
+                None a row, in any order.
+            batch_size: Rows in a forward pass, int above 0. A batch with more
+                adapters than `capacity` is split.
+
+        Returns:
+            For None or one name: the head's output, or the base's where the
+            adapter has no head, as an array (or nest) with all rows. For a
+            list: a list with each row's own, since heads may differ.
+
+        Raises:
+            ValueError: A name is not loaded (all are listed with what is), or
+                there are not as many as rows.
+        """
+        rows = row_count(x)
+        problems = positive_int("batch_size", batch_size)
+        one = adapter is None or isinstance(adapter, str)
+        names = names_of_rows(adapter, rows)
+        if len(names) != rows:
+            problems.append(f"{len(names)} adapters were given for {rows} rows")
+        asked = dict.fromkeys(n for n in names if n is not None)
+        if isinstance(adapter, str):
+            asked[adapter] = None
+        with self._lock:
+            self._check_attached()
+            problems += self._unknown(list(asked))
+            refuse("Nothing was predicted", problems)
+            chosen = {name: self._adapters[name] for name in asked}
+        results: list[Any] = [None] * rows
+        room = max(1, self._slots.room)
+        for batch in plan(names, batch_size, room):
+            size = padded(len(batch.rows), batch_size)
+            features = self._forward(
+                rows_of(x, batch.rows), batch, chosen, size
+            )
+            spread(features, batch, chosen, results)
+        if not one:
+            return results
+        if not rows:
+            return self._no_rows(next(iter(chosen.values()), None))
+        return keras.tree.map_structure(lambda *a: np.stack(a), *results)
+
+    def _forward(
+        self, x: Any, batch: Batch, chosen: dict[str, BankAdapter], size: int
+    ) -> Any:
+        """One pass; the lock spans finding the slots and reading them."""
+        count = len(batch.rows)
+        with self._lock:
+            self._check_attached()
+            ids = np.zeros(size, "int32")
+            ids[:count] = self._slots_of(batch.names, chosen)
+            if size > count:
+                x = rows_of(x, np.resize(np.arange(count), size))
+            inputs = with_ids(x, ids, self._inputs)
+            return self._model.predict_on_batch(inputs)
+
+    def _slots_of(
+        self, names: Sequence[str | None], chosen: dict[str, BankAdapter]
+    ) -> list[int]:
+        """Brings in what rows need; gives each row's slot."""
+        wanted = [n for n in dict.fromkeys(names) if n is not None]
+        slots = self._slots.bring_in([chosen[name] for name in wanted])
+        slot: dict[str | None, int] = {None: 0}
+        slot.update(zip(wanted, slots, strict=True))
+        return [slot[name] for name in names]
+
+    def _no_rows(self, adapter: BankAdapter | None) -> Any:
+        """The output for no rows: the shape and dtype of what rows give."""
+        features = keras.tree.map_structure(
+            lambda t: np.zeros((0, *(n or 1 for n in t.shape[1:])), t.dtype),
+            self._model.output,
+        )
+        return adapter.outputs(features) if adapter else features
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Writes a SavedModel with all loaded adapters, for TF Serving.
+
+        Its inputs are the base's and `adapter_ids`; its outputs `features`
+        and one per adapter that has a head, under the adapter's name, with NaN
+        in the rows of others. `adapters.json` in the folder has each name's
+        id. Needs the TensorFlow backend.
+
+        Args:
+            path: Folder to make; it must not be there yet.
+
+        Raises:
+            ValueError: Another backend is in use, or the folder is there.
+        """
+        with self._lock:
+            self._check_attached()
+            export(
+                Path(path),
+                self._base,
+                self._inputs,
+                self._slots.hosts,
+                list(self._adapters.values()),
+            )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a folder of adapter files and an index.
+
+        A crash in the middle leaves what the folder held before.
+
+        Args:
+            path: The folder; it is made if need be.
+
+        Raises:
+            ValueError: Something cannot be written.
+        """
+        folder = Path(path)
+        with self._lock:
+            adapters = list(self._adapters.values())
+            active = self.active
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{path} was not saved: {error}") from error
+        stale = files_of(folder)
+        files = {}
+        for adapter in adapters:
+            data = adapter_bytes(adapter.tensors, record_of(adapter.info))
+            mark = hashlib.blake2b(data, digest_size=8).hexdigest()
+            files[adapter.name] = f"{adapter.name}-{mark}.safetensors"
+            write_whole(folder / files[adapter.name], data)
+        index = {
+            "format": 1,
+            "adapters": files,
+            "active": active,
+            **self._declared,
+        }
+        write_whole(folder / INDEX, json.dumps(index, indent=1).encode())
+        for old in stale - set(files.values()):
+            (folder / old).unlink(missing_ok=True)
+
+    @classmethod
+    def restore(
+        cls, base: Layer, path: str | os.PathLike[str]
+    ) -> "AdapterBank":
+        """Makes the bank that `save` wrote.
+
+        Args:
+            base: The base of its adapters, with nothing attached.
+            path: The folder.
+
+        Raises:
+            ValueError: The folder, its index or a file is not in order; the
+                base is as it was.
+        """
+        folder = Path(path)
+        index = read_index(folder)
+        bank = cls(
+            base,
+            index["capacity"],
+            rank=index["rank"],
+            targets=index["targets"],
+        )
+        try:
+            for name, file in index["adapters"].items():
+                bank.load(name, folder / file)
+            bank.active = index["active"]
+        except BaseException:
+            bank.detach()
+            raise
+        return bank
+
+    def summary(self) -> BankSummary:
+        """A table of the adapters and of what they cost in memory.
+
+        Returns:
+            A `BankSummary` to print, or to read: a row an adapter, and the
+            bytes of the base with all adapters against merged copies.
+        """
+        with self._lock:
+            return summarize(
+                self._base, self._slots, list(self._adapters.values())
+            )
+
+    def detach(self) -> Any:
+        """Gives the base back, bit for bit, and ends the bank.
+
+        Returns:
+            The base.
+        """
+        with self._lock:
+            self._check_attached()
+            self._slots.close()
+            surgery.allow_training(self._base)
+            for layer in self._layers.values():
+                layer.__dict__.pop("_keras_lora_bank", None)
+            self._adapters.clear()
+            base, self._base = self._base, None
+            return base
+
+    def _check_attached(self) -> None:
+        if self._base is None:
+            raise ValueError("The bank was detached; make a new one")
+
+    def _unknown(self, names: Sequence[str | None]) -> list[str]:
+        """Says which names are not loaded, and what is."""
+        wrong = [
+            name
+            for name in dict.fromkeys(names)
+            if name is not None and name not in self._adapters
+        ]
+        loaded = ", ".join(self._adapters) or "none"
+        return [f"no adapter {name!r}. Loaded: {loaded}" for name in wrong]
+
+
+def declared_kinds(
+    layers: dict[str, Layer], rank: int | None, targets: Targets | None
+) -> dict[str, list[Kind]]:
+    """The stacks that a bank makes room for at once."""
+    if rank is None and targets is None:
+        return {}
+    paths, problems = lora_targets(
+        layers, ALL_LINEAR if targets is None else targets, set()
+    )
+    refuse("AdapterBank was not made", problems)
+    return {path: [Kind(LORA, rank or 8)] for path in paths}
+
+
+def names_of_rows(adapter: Names, rows: int) -> list[str | None]:
+    """The adapter of each row."""
+    if adapter is None or isinstance(adapter, str):
+        return [adapter] * rows
+    return list(adapter)
+
+
+def spread(
+    features: Any,
+    batch: Batch,
+    chosen: dict[str, BankAdapter],
+    results: list[Any],
+) -> None:
+    """Puts each row's own output where the row stood in the call."""
+    outputs: dict[str | None, Any] = {None: features}
+    for place, (row, name) in enumerate(
+        zip(batch.rows, batch.names, strict=True)
+    ):
+        if name is not None and name not in outputs:
+            outputs[name] = chosen[name].outputs(features)
+        results[row] = rows_of(outputs[name], place)
+
+
+def files_of(folder: Path) -> set[str]:
+    """The adapter files of the bank that a folder holds, if it holds one."""
+    try:
+        return set(read_index(folder)["adapters"].values())
+    except ValueError:
+        return set()
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """A bank folder's index, checked."""
+    what = f"{folder} was not restored"
+    try:
+        index = json.loads((folder / INDEX).read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{what}: {INDEX}: {error}") from error
+    if not isinstance(index, dict) or index.get("format") != 1:
+        raise ValueError(f"{what}: {INDEX} has an unknown format")
+    files = index.get("adapters")
+    problems = []
+    if not isinstance(files, dict):
+        problems.append(f"{INDEX} has no `adapters`")
+    else:
+        for name, file in files.items():
+            problems += wrong_name(name)
+            if not isinstance(file, str) or Path(file).name != file:
+                problems.append(f"{name!r}: {file!r} is no file name")
+            elif not (folder / file).is_file():
+                problems.append(f"{name!r}: {file} is missing")
+    for key in ("active", "capacity", "rank", "targets"):
+        if key not in index:
+            problems.append(f"{INDEX} has no `{key}`")
+    refuse(what, problems)
+    return dict(index)

@@ -1,0 +1,213 @@
+"""One adapter as a bank holds it: checked against the base, on the host."""
+
+import functools
+import math
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lora.adapter_file import AdapterInfo, inspect_adapter, read_tensors
+from keras_lora.fingerprint import differences
+from keras_lora.head import rebuild_head
+from keras_lora.member import preview
+from keras_lora.paths import join
+from keras_lora.problems import refuse, shorten
+from keras_lora.record import HEAD
+from keras_lora.stacks import LORA, Arrays, Kind, kind_of, slot_values
+from keras_lora.surgery import Layer
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True, eq=False)
+class BankAdapter:
+    """An adapter's weights on the host, ready to be put into a slot.
+
+    Attributes:
+        name: What callers ask for.
+        info: The header of the file it came from.
+        tensors: All tensors of the file.
+        kinds: Which stack each adapted layer needs, by path.
+        head: The rebuilt head, or None: features come out then.
+    """
+
+    name: str
+    info: AdapterInfo
+    tensors: Arrays
+    kinds: dict[str, Kind]
+    head: Any
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that its values take on the host."""
+        return sum(value.nbytes for value in self.tensors.values())
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of its adapter weights alone, without padding."""
+        return sum(
+            value.nbytes
+            for key, value in self.tensors.items()
+            if not key.startswith("@")
+        )
+
+    @property
+    def size(self) -> str:
+        """Largest rank or inner width, for people."""
+        kinds = self.kinds.values()
+        ranks = [kind.size for kind in kinds if kind.method == LORA]
+        widths = [kind.size for kind in kinds if kind.method != LORA]
+        parts = [f"rank {max(ranks)}"] if ranks else []
+        return ", ".join(parts + ([f"width {max(widths)}"] if widths else []))
+
+    def values(self, path: str, kind: Kind) -> Arrays:
+        """What goes into a slot of the stack on the layer at `path`."""
+        settings = self.info.layers[path]
+        return slot_values(settings, self._by_layer[path], kind)
+
+    @functools.cached_property
+    def _by_layer(self) -> dict[str, Arrays]:
+        found: dict[str, Arrays] = {path: {} for path in self.info.layers}
+        for key, value in self.tensors.items():
+            path, _, name = key.rpartition("/")
+            if path in found:
+                found[path][name] = value
+        return found
+
+    def outputs(self, features: Any) -> Any:
+        """The head's output for the base's outputs, batch first.
+
+        Args:
+            features: The base's outputs, arrays or a nest of them.
+        """
+        if self.head is None:
+            return features
+        assert self.info.head is not None
+        y = keras.tree.flatten(features)[self.info.head["input"]]
+        y = ops.convert_to_tensor(y)
+        for layer in self.head.layers:
+            y = layer(y, training=False) if _trains(layer) else layer(y)
+        return ops.convert_to_numpy(y)
+
+
+def _trains(layer: Layer) -> bool:
+    return "training" in layer.call_signature_parameters
+
+
+def read_adapter(
+    name: str,
+    path: str | os.PathLike[str],
+    layers: dict[str, Layer],
+    digests: dict[str, Any],
+) -> BankAdapter:
+    """Reads a file and checks all of it against the base.
+
+    Args:
+        name: What it will be called.
+        path: The file.
+        layers: The base's layers by path.
+        digests: The base's fingerprint.
+
+    Raises:
+        ValueError: The name or the file is not fit for this bank; everything
+            wrong is listed.
+    """
+    what = f"{path} was not loaded as {name!r}"
+    refuse(what, wrong_name(name))
+    info = inspect_adapter(path)
+    problems = differences(info.base["variables"], digests)
+    problems += [
+        f"{key}: not in the file's base"
+        for key in digests
+        if key not in info.base["variables"] and _owner(key) not in info.trained
+    ]
+    refuse(f"{what}: it belongs to another base", problems[:50])
+    problems = [
+        f"{key!r} was trained in the base itself, which other adapters share"
+        for key in info.tensors
+        if _owner(key) in info.trained
+    ]
+    if info.outside:
+        problems.append(
+            "it holds weights that load into its own outer model only: "
+            + shorten(info.outside)
+        )
+    problems += _misfits(info, layers)
+    refuse(what, problems)
+    tensors = read_tensors(info)
+    head = rebuild_head(info, tensors) if info.head is not None else None
+    kinds = {path: kind_of(s) for path, s in info.layers.items()}
+    return BankAdapter(name, info, tensors, kinds, head)
+
+
+def _owner(key: str) -> str:
+    return key.rpartition("/")[0]
+
+
+def _misfits(info: AdapterInfo, layers: dict[str, Layer]) -> list[str]:
+    """Says which tensors do not fit the layers they are for."""
+    problems = []
+    expected = {}
+    for path, settings in info.layers.items():
+        if path not in layers:
+            problems.append(f"{path}: no such layer")
+            continue
+        try:
+            specs = plain_preview(layers[path], settings).weight_specs(settings)
+        except (AssertionError, AttributeError):
+            kind = type(layers[path]).__name__
+            problems.append(f"{path}: a {kind} carries no {settings['method']}")
+            continue
+        for weight, (shape, _) in specs.items():
+            expected[join(path, weight)] = shape
+    for key, (_, shape) in info.tensors.items():
+        if key.startswith(HEAD + "/") or _owner(key) in info.trained:
+            continue
+        if key not in expected:
+            problems.append(f"unexpected tensor {key!r}")
+        elif shape != expected[key]:
+            problems.append(f"{key!r}: {shape}, expected {expected[key]}")
+    missing = [key for key in expected if key not in info.tensors]
+    return problems + [f"no tensor {key!r}" for key in missing]
+
+
+def plain_preview(layer: Layer, settings: dict[str, Any]) -> Any:
+    """The host a plain or served layer would be with such an adapter."""
+    from keras_lora import surgery
+    from keras_lora.stacks import BankHost
+
+    if isinstance(layer, BankHost):
+        layer = surgery.view(layer, layer._host_class)
+    return preview(layer, settings)
+
+
+def wrong_name(name: Any) -> list[str]:
+    """Says what keeps a name from being one."""
+    if isinstance(name, str) and NAME.fullmatch(name):
+        return []
+    return [
+        "a name is 1 to 100 letters, digits, dots, dashes and underscores, "
+        f"a letter or digit first. Received: {name!r}"
+    ]
+
+
+def megabytes(count: float) -> str:
+    """Bytes for people."""
+    if count < 1e6:
+        return f"{count / 1e3:.0f} kB"
+    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"
+
+
+def parameters(adapter: BankAdapter) -> int:
+    """Number of values of an adapter."""
+    return sum(math.prod(value.shape) for value in adapter.tensors.values())
+
+
+def rows_of(nest: Any, index: Any) -> Any:
+    """Some rows of arrays in a nest."""
+    return keras.tree.map_structure(lambda a: np.asarray(a)[index], nest)

@@ -1,0 +1,81 @@
+"""A base's inputs with the adapter ids beside them."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_lora import surgery
+from keras_lora.problems import refuse
+from keras_lora.surgery import Layer
+
+IDS = "adapter_ids"
+
+
+def symbolic_inputs(base: Layer) -> Any:
+    """New symbolic inputs of the base's structure.
+
+    A base without a graph is asked for the shapes it was built with.
+    """
+    if surgery.has_graph(base):
+        structure = surgery.graph_inputs(base)
+    else:
+        known = surgery.build_inputs(base)
+        if not known:
+            raise ValueError(
+                f"{base.name!r} does not tell its inputs: build it on a shape"
+            )
+        structure = known[0] if len(known) == 1 else known
+    tensors = keras.tree.flatten(structure)
+    problems = [
+        f"input {tensor.name!r} has a fixed batch size of {tensor.shape[0]}"
+        for tensor in tensors
+        if tensor.shape[0] is not None
+    ]
+    if surgery.has_graph(base):
+        refuse("AdapterBank was not made", problems)
+    names = unique_names(structure)
+    copies = [
+        keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=name)
+        for tensor, name in zip(tensors, names, strict=True)
+    ]
+    return keras.tree.pack_sequence_as(structure, copies)
+
+
+def unique_names(structure: Any) -> list[str]:
+    """A name for each input: a dict's keys, else the tensors' own."""
+    if isinstance(structure, dict):
+        return [str(key) for key in sorted(structure)]
+    tensors = keras.tree.flatten(structure)
+    names = [tensor.name.rpartition("/")[2] for tensor in tensors]
+    if len(set(names)) < len(names) or IDS in names:
+        return [f"input_{number}" for number in range(len(names))]
+    return names
+
+
+def with_ids(x: Any, ids: Any, like: Any = None) -> dict[str, Any]:
+    """Inputs and ids as the dict that the bank's model takes."""
+    like = x if like is None else like
+    names = [tensor.name for tensor in keras.tree.flatten(like)]
+    values = keras.tree.flatten(x)
+    if isinstance(x, dict) and isinstance(like, dict):
+        missing = [key for key in like if key not in x]
+        refuse("Inputs", [f"no input {key!r}" for key in missing])
+        values = [x[key] for key in sorted(like)]
+    if len(values) != len(names):
+        raise ValueError(
+            f"The base takes {len(names)} inputs ({', '.join(names)}). "
+            f"Received: {len(values)}"
+        )
+    return {**dict(zip(names, values, strict=True)), IDS: ids}
+
+
+def row_count(x: Any) -> int:
+    """The number of rows in a nest of arrays."""
+    counts = {np.shape(value)[:1] for value in keras.tree.flatten(x)}
+    if len(counts) != 1 or () in counts:
+        raise ValueError(
+            "Inputs must be arrays with as many rows each. Received shapes: "
+            f"{[np.shape(value) for value in keras.tree.flatten(x)]}"
+        )
+    return int(counts.pop()[0])

@@ -1,0 +1,54 @@
+"""How the rows of a call are cut into forward passes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import keras
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one forward pass, and the adapter of each."""
+
+    rows: list[int]
+    names: list[str | None]
+
+
+def plan(
+    names: Sequence[str | None], batch_size: int, room: int
+) -> list[Batch]:
+    """Cuts rows into batches with at most `room` adapters in each.
+
+    Rows keep their order where all adapters fit at once. Where they do not,
+    rows of one adapter go together, so that each is brought in once.
+    """
+    order = list(range(len(names)))
+    distinct = list(dict.fromkeys(n for n in names if n is not None))
+    if len(distinct) > room:
+        place = {name: number for number, name in enumerate(distinct)}
+        order.sort(key=lambda row: place.get(names[row] or "", -1))
+    batches: list[Batch] = []
+    rows: list[int] = []
+    seen: set[str] = set()
+    for row in order:
+        name = names[row]
+        new = name is not None and name not in seen
+        if len(rows) == batch_size or (new and len(seen) == room):
+            batches.append(Batch(rows, [names[r] for r in rows]))
+            rows, seen = [], set()
+        rows.append(row)
+        if name is not None:
+            seen.add(name)
+    if rows:
+        batches.append(Batch(rows, [names[r] for r in rows]))
+    return batches
+
+
+def padded(count: int, batch_size: int) -> int:
+    """Rows that a pass is filled up to.
+
+    JAX traces each size anew, so it sees powers of two only.
+    """
+    if keras.backend.backend() != "jax" or count >= batch_size:
+        return count
+    return min(batch_size, 1 << (count - 1).bit_length())

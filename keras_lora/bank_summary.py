@@ -1,0 +1,116 @@
+"""What a bank holds and costs, as a table."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from keras_lora.bank_adapter import BankAdapter, megabytes, parameters
+from keras_lora.fingerprint import size_in_bytes
+from keras_lora.paths import own_variables, structural_paths
+from keras_lora.residency import Residency
+from keras_lora.stacks import host_bytes
+
+
+@dataclass(frozen=True)
+class BankRow:
+    """One adapter of a bank.
+
+    Attributes:
+        name: Its name.
+        method: `"lora"`, `"bottleneck"` or both.
+        size: Largest rank or width.
+        parameters: Values in its file.
+        host_bytes: Bytes on the host.
+        resident_bytes: Bytes of its slot, padding included; 0 where it sits
+            in none.
+        padding_bytes: How many of those are padding.
+    """
+
+    name: str
+    method: str
+    size: str
+    parameters: int
+    host_bytes: int
+    resident_bytes: int
+    padding_bytes: int
+
+
+@dataclass(frozen=True)
+class BankSummary:
+    """A table of a bank's adapters; `print` it, or read its fields.
+
+    Attributes:
+        rows: One `BankRow` an adapter.
+        base_bytes: Bytes of the base.
+        slot_bytes: Bytes of all slots, empty ones included.
+        bank_bytes: The base, the slots and the adapters on the host.
+        copies_bytes: As many merged copies of the base as there are adapters.
+    """
+
+    rows: tuple[BankRow, ...]
+    base_bytes: int
+    slot_bytes: int
+    bank_bytes: int
+    copies_bytes: int
+
+    def __str__(self) -> str:
+        head = ("name", "method", "size", "parameters", "host", "in its slot")
+        cells = [head] + [
+            (
+                row.name,
+                row.method,
+                row.size,
+                f"{row.parameters:,}",
+                megabytes(row.host_bytes),
+                megabytes(row.resident_bytes) if row.resident_bytes else "-",
+            )
+            for row in self.rows
+        ]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [
+            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True))
+            for row in cells
+        ]
+        lines.insert(1, "  ".join("-" * width for width in widths))
+        lines.append(
+            f"one base + {len(self.rows)} adapters: "
+            f"{megabytes(self.bank_bytes)} (base {megabytes(self.base_bytes)}, "
+            f"slots {megabytes(self.slot_bytes)}); "
+            f"{len(self.rows)} merged copies: {megabytes(self.copies_bytes)}"
+        )
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def summarize(
+    base: Any, slots: Residency, adapters: list[BankAdapter]
+) -> BankSummary:
+    """Counts real sizes."""
+    stacks = sum(host_bytes(host) for host in slots.hosts.values())
+    each = stacks // slots.count
+    rows = []
+    for adapter in adapters:
+        here = adapter in slots.slots
+        rows.append(
+            BankRow(
+                adapter.name,
+                ", ".join(adapter.info.methods),
+                adapter.size,
+                parameters(adapter),
+                adapter.bytes,
+                each if here else 0,
+                each - adapter.resident_bytes if here else 0,
+            )
+        )
+    plain = sum(
+        size_in_bytes(variable)
+        for layer in structural_paths(base).values()
+        for variable in own_variables(layer).values()
+    )
+    on_host = sum(adapter.bytes for adapter in adapters)
+    heads = on_host - sum(adapter.resident_bytes for adapter in adapters)
+    return BankSummary(
+        tuple(rows),
+        plain,
+        stacks,
+        plain + stacks + on_host,
+        plain * len(adapters) + heads,
+    )

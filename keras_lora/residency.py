@@ -1,0 +1,121 @@
+"""Which adapter sits in which slot: least recently used ones make room."""
+
+import logging
+from collections import OrderedDict
+from typing import Any
+
+from keras_lora.bank_adapter import BankAdapter
+from keras_lora.routing import Switch
+from keras_lora.stacks import Kind, become_host, leave_bank
+from keras_lora.surgery import Layer, forget_compiled
+
+LOG = logging.getLogger("keras_lora")
+
+
+class Residency:
+    """Slots of stacked weights on the layers of one base.
+
+    Callers hold the bank's lock.
+
+    Args:
+        layers: The base's layers by path.
+        capacity: Number of slots beside the base's.
+    """
+
+    def __init__(self, layers: dict[str, Layer], capacity: int) -> None:
+        self.layers = layers
+        self.capacity = capacity
+        self.switch = Switch()
+        self.hosts: dict[str, Any] = {}
+        self.slots: OrderedDict[BankAdapter, int] = OrderedDict()
+        self.pinned: BankAdapter | None = None
+        self.brought_in = 0
+
+    @property
+    def count(self) -> int:
+        """Number of slots, the base's included."""
+        return self.capacity + 1
+
+    @property
+    def room(self) -> int:
+        """How many adapters one batch can use beside the pinned one."""
+        return self.capacity - (self.pinned is not None)
+
+    def provide(self, kinds: dict[str, list[Kind]]) -> bool:
+        """Adds or enlarges stacks so that adapters of these kinds fit.
+
+        Returns:
+            Whether anything had to grow: functions are traced anew then.
+        """
+        grown = []
+        for path, wanted in kinds.items():
+            for kind in wanted:
+                host = self.hosts.get(path)
+                stack = host.stacks.get(kind.key) if host else None
+                if stack is None or stack.kind.size < kind.size:
+                    grown.append((path, kind))
+        for path, kind in grown:
+            if path not in self.hosts:
+                become_host(self.layers[path], self.switch)
+                self.hosts[path] = self.layers[path]
+            self.hosts[path].add_stack(kind, self.count)
+        if grown:
+            self.slots.clear()
+            forget_compiled(self.hosts.values())
+            LOG.info(
+                "bank grew on %d layers; functions are traced again",
+                len({path for path, _ in grown}),
+            )
+        return bool(grown)
+
+    def bring_in(self, adapters: list[BankAdapter]) -> list[int]:
+        """Gives each of some adapters a slot; returns the slots.
+
+        An adapter is known to be in its slot only once all of it is written.
+        """
+        for adapter in adapters:
+            if adapter in self.slots:
+                self.slots.move_to_end(adapter)
+                continue
+            slot = self._free(adapters)
+            self.write(slot, adapter)
+            self.slots[adapter] = slot
+            self.brought_in += 1
+        return [self.slots[adapter] for adapter in adapters]
+
+    def _free(self, wanted: list[BankAdapter]) -> int:
+        """A slot that nothing sits in, after the eldest left if need be."""
+        taken = set(self.slots.values())
+        for slot in range(1, self.count):
+            if slot not in taken:
+                return slot
+        for adapter in self.slots:
+            if adapter not in wanted and adapter is not self.pinned:
+                return self.slots.pop(adapter)
+        names = ", ".join(adapter.name for adapter in self.slots)
+        raise ValueError(
+            f"No slot is free: capacity {self.capacity} is taken by {names}"
+        )
+
+    def write(self, slot: int, adapter: BankAdapter | None) -> None:
+        """Fills a slot on every host, with nothing where nothing is."""
+        for path, host in self.hosts.items():
+            kind = adapter.kinds.get(path) if adapter else None
+            for key, stack in host.stacks.items():
+                mine = adapter is not None and kind and kind.key == key
+                stack.write(
+                    slot,
+                    adapter.values(path, stack.kind) if mine else None,  # type: ignore[union-attr]
+                )
+
+    def drop(self, adapter: BankAdapter) -> None:
+        """Forgets where an adapter sits; the slot is free then."""
+        self.slots.pop(adapter, None)
+
+    def close(self) -> None:
+        """Makes every host the plain layer it was."""
+        for host in self.hosts.values():
+            leave_bank(host)
+        forget_compiled(self.layers.values())
+        self.hosts.clear()
+        self.slots.clear()

@@ -1,0 +1,83 @@
+"""Which adapter a row gets: the ids in force, and bad ids turned into NaN."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_lora.surgery import Layer
+
+
+class _Scope(threading.local):
+    ids: Any = None
+
+
+_SCOPE = _Scope()
+
+
+@contextlib.contextmanager
+def route(ids: Any) -> Iterator[None]:
+    """Puts slots in force for the layers called inside, in this thread.
+
+    The layers may sit in nested or subclassed models that pass nothing on.
+
+    Args:
+        ids: Int32 tensor (rows,), each a valid slot.
+    """
+    before = _SCOPE.ids
+    _SCOPE.ids = ids
+    try:
+        yield
+    finally:
+        _SCOPE.ids = before
+
+
+def ids_in_force() -> Any:
+    """The innermost scope's ids, or None outside of any."""
+    return _SCOPE.ids
+
+
+class Switch:
+    """The slot for plain calls of the base: a value, so nothing is traced.
+
+    Layers hold it where Keras keeps seeds, so that backends which trace
+    without side effects see its state.
+    """
+
+    def __init__(self) -> None:
+        self.state = keras.Variable(
+            0, dtype="int32", trainable=False, name="active_adapter"
+        )
+
+
+class Routed(keras.layers.Layer):
+    """Runs a base with one slot a row.
+
+    A gather reads some slot for any id, even one out of range: such rows are
+    clamped on the way in and turned into NaN on the way out.
+    """
+
+    def __init__(self, base: Layer, slots: Callable[[], int], **kwargs: Any):
+        super().__init__(**kwargs)
+        self.base = base
+        self.slots = slots
+
+    def compute_output_spec(self, inputs: Any, ids: Any, **_: Any) -> Any:
+        return self.base.compute_output_spec(inputs)
+
+    def call(self, inputs: Any, ids: Any) -> Any:
+        ids = ops.cast(ids, "int32")
+        valid = ops.logical_and(ids >= 0, ids < self.slots())
+        with route(ops.where(valid, ids, 0)):
+            outputs = self.base(inputs, training=False)
+        return keras.tree.map_structure(lambda y: only(valid, y), outputs)
+
+
+def only(valid: Any, y: Any) -> Any:
+    """`y` with NaN in the rows that are not valid."""
+    shape = (-1,) + (1,) * (len(y.shape) - 1)
+    nothing = ops.cast(float("nan"), y.dtype)
+    return ops.where(ops.reshape(valid, shape), y, nothing)
