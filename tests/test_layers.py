@@ -176,9 +176,7 @@ def test_tied_embedding_equals_a_merged_table_both_ways(cap, tied):
     adapted = [numpy_of(y) for y in model(x)]
     keras_lora.merge(model)
     for before, unmerged, y in zip(base, adapted, model(x), strict=True):
-        np.testing.assert_allclose(
-            unmerged, numpy_of(y), rtol=1e-4, atol=1e-5
-        )
+        np.testing.assert_allclose(unmerged, numpy_of(y), rtol=1e-4, atol=1e-5)
         assert np.abs(unmerged - before).max() > 1e-3
 
 
@@ -506,9 +504,7 @@ def test_dropout_keeps_float32_under_a_global_policy():
 @pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("activation", ["relu", "gelu", "linear"])
 def test_adapter_equals_numpy(layer_norm, activation):
-    layer = keras_lora.Adapter(
-        3, activation=activation, layer_norm=layer_norm
-    )
+    layer = keras_lora.Adapter(3, activation=activation, layer_norm=layer_norm)
     x = normal(2, 5, 8)
     np.testing.assert_array_equal(numpy_of(layer(x)), x)
     fill(layer)
