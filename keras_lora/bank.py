@@ -1,7 +1,5 @@
 """One base, many adapters: each call, or each row of a call, names its own."""
 
-import hashlib
-import json
 import os
 import threading
 from collections.abc import Sequence
@@ -12,31 +10,32 @@ import keras
 import numpy as np
 
 from keras_lora import surgery
-from keras_lora.adapter_file import adapter_bytes, record_of, write_whole
 from keras_lora.bank_adapter import (
     BankAdapter,
     read_adapter,
     rows_of,
-    wrong_name,
 )
 from keras_lora.bank_export import export
+from keras_lora.bank_folder import read_index, write_folder
 from keras_lora.bank_inputs import row_count, symbolic_inputs, with_ids
-from keras_lora.bank_plan import Batch, padded, plan
+from keras_lora.bank_plan import (
+    Batch,
+    Names,
+    names_of_rows,
+    padded,
+    plan,
+    spread,
+)
 from keras_lora.bank_probe import probe
 from keras_lora.bank_summary import BankSummary, summarize
 from keras_lora.checks import not_freezable, occupied, unbuilt
-from keras_lora.config import ALL_LINEAR, Targets, positive_int, wrong_targets
+from keras_lora.config import Targets, positive_int, wrong_targets
 from keras_lora.fingerprint import by_path, is_sampled, layer_digests
 from keras_lora.paths import structural_paths
 from keras_lora.problems import refuse
-from keras_lora.residency import Residency
+from keras_lora.residency import Residency, declared_kinds
 from keras_lora.routing import Routed
-from keras_lora.stacks import LORA, Kind
 from keras_lora.surgery import Layer
-from keras_lora.targets import lora_targets
-
-INDEX = "bank.json"
-Names = str | None | Sequence[str | None]
 
 
 class AdapterBank:
@@ -140,6 +139,11 @@ class AdapterBank:
         id for long: an adapter may leave its slot.
         """
         return self._model
+
+    @property
+    def brought_in(self) -> int:
+        """How often an adapter was put into a slot: the misses of a cache."""
+        return self._slots.brought_in
 
     @property
     def names(self) -> list[str]:
@@ -359,30 +363,10 @@ class AdapterBank:
         Raises:
             ValueError: Something cannot be written.
         """
-        folder = Path(path)
         with self._lock:
             adapters = list(self._adapters.values())
-            active = self.active
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"{path} was not saved: {error}") from error
-        stale = files_of(folder)
-        files = {}
-        for adapter in adapters:
-            data = adapter_bytes(adapter.tensors, record_of(adapter.info))
-            mark = hashlib.blake2b(data, digest_size=8).hexdigest()
-            files[adapter.name] = f"{adapter.name}-{mark}.safetensors"
-            write_whole(folder / files[adapter.name], data)
-        index = {
-            "format": 1,
-            "adapters": files,
-            "active": active,
-            **self._declared,
-        }
-        write_whole(folder / INDEX, json.dumps(index, indent=1).encode())
-        for old in stale - set(files.values()):
-            (folder / old).unlink(missing_ok=True)
+            settings = {"active": self.active, **self._declared}
+        write_folder(Path(path), adapters, settings)
 
     @classmethod
     def restore(
@@ -456,74 +440,3 @@ class AdapterBank:
         ]
         loaded = ", ".join(self._adapters) or "none"
         return [f"no adapter {name!r}. Loaded: {loaded}" for name in wrong]
-
-
-def declared_kinds(
-    layers: dict[str, Layer], rank: int | None, targets: Targets | None
-) -> dict[str, list[Kind]]:
-    """The stacks that a bank makes room for at once."""
-    if rank is None and targets is None:
-        return {}
-    paths, problems = lora_targets(
-        layers, ALL_LINEAR if targets is None else targets, set()
-    )
-    refuse("AdapterBank was not made", problems)
-    return {path: [Kind(LORA, rank or 8)] for path in paths}
-
-
-def names_of_rows(adapter: Names, rows: int) -> list[str | None]:
-    """The adapter of each row."""
-    if adapter is None or isinstance(adapter, str):
-        return [adapter] * rows
-    return list(adapter)
-
-
-def spread(
-    features: Any,
-    batch: Batch,
-    chosen: dict[str, BankAdapter],
-    results: list[Any],
-) -> None:
-    """Puts each row's own output where the row stood in the call."""
-    outputs: dict[str | None, Any] = {None: features}
-    for place, (row, name) in enumerate(
-        zip(batch.rows, batch.names, strict=True)
-    ):
-        if name is not None and name not in outputs:
-            outputs[name] = chosen[name].outputs(features)
-        results[row] = rows_of(outputs[name], place)
-
-
-def files_of(folder: Path) -> set[str]:
-    """The adapter files of the bank that a folder holds, if it holds one."""
-    try:
-        return set(read_index(folder)["adapters"].values())
-    except ValueError:
-        return set()
-
-
-def read_index(folder: Path) -> dict[str, Any]:
-    """A bank folder's index, checked."""
-    what = f"{folder} was not restored"
-    try:
-        index = json.loads((folder / INDEX).read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{what}: {INDEX}: {error}") from error
-    if not isinstance(index, dict) or index.get("format") != 1:
-        raise ValueError(f"{what}: {INDEX} has an unknown format")
-    files = index.get("adapters")
-    problems = []
-    if not isinstance(files, dict):
-        problems.append(f"{INDEX} has no `adapters`")
-    else:
-        for name, file in files.items():
-            problems += wrong_name(name)
-            if not isinstance(file, str) or Path(file).name != file:
-                problems.append(f"{name!r}: {file!r} is no file name")
-            elif not (folder / file).is_file():
-                problems.append(f"{name!r}: {file} is missing")
-    for key in ("active", "capacity", "rank", "targets"):
-        if key not in index:
-            problems.append(f"{INDEX} has no `{key}`")
-    refuse(what, problems)
-    return dict(index)

@@ -2,8 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
+
+from keras_lora.bank_adapter import BankAdapter, rows_of
+
+Names = str | None | Sequence[str | None]
 
 
 @dataclass(frozen=True)
@@ -52,3 +57,26 @@ def padded(count: int, batch_size: int) -> int:
     if keras.backend.backend() != "jax" or count >= batch_size:
         return count
     return min(batch_size, 1 << (count - 1).bit_length())
+
+
+def names_of_rows(adapter: Names, rows: int) -> list[str | None]:
+    """The adapter of each row."""
+    if adapter is None or isinstance(adapter, str):
+        return [adapter] * rows
+    return list(adapter)
+
+
+def spread(
+    features: Any,
+    batch: Batch,
+    chosen: dict[str, BankAdapter],
+    results: list[Any],
+) -> None:
+    """Puts each row's own output where the row stood in the call."""
+    outputs: dict[str | None, Any] = {None: features}
+    for place, (row, name) in enumerate(
+        zip(batch.rows, batch.names, strict=True)
+    ):
+        if name is not None and name not in outputs:
+            outputs[name] = chosen[name].outputs(features)
+        results[row] = rows_of(outputs[name], place)

@@ -5,9 +5,12 @@ from collections import OrderedDict
 from typing import Any
 
 from keras_lora.bank_adapter import BankAdapter
+from keras_lora.config import ALL_LINEAR, Targets
+from keras_lora.problems import refuse
 from keras_lora.routing import Switch
-from keras_lora.stacks import Kind, become_host, leave_bank
+from keras_lora.stacks import LORA, Kind, become_host, leave_bank
 from keras_lora.surgery import Layer, forget_compiled
+from keras_lora.targets import lora_targets
 
 LOG = logging.getLogger("keras_lora")
 
@@ -119,3 +122,16 @@ class Residency:
         forget_compiled(self.layers.values())
         self.hosts.clear()
         self.slots.clear()
+
+
+def declared_kinds(
+    layers: dict[str, Layer], rank: int | None, targets: Targets | None
+) -> dict[str, list[Kind]]:
+    """The stacks that a bank makes room for at once."""
+    if rank is None and targets is None:
+        return {}
+    paths, problems = lora_targets(
+        layers, ALL_LINEAR if targets is None else targets, set()
+    )
+    refuse("AdapterBank was not made", problems)
+    return {path: [Kind(LORA, rank or 8)] for path in paths}
