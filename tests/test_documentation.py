@@ -17,8 +17,9 @@ def test_examples_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     examples = python_examples(ROOT / name)
     assert examples
-    for example in examples:
-        exec(compile(example, name, "exec"), {})
+    scope: dict[str, object] = {}
+    for example in examples:  # each goes on from the one before
+        exec(compile(example, name, "exec"), scope)
 
 
 def test_readme_and_first_page_show_the_same_example():
