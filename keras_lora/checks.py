@@ -6,7 +6,7 @@ import keras
 
 from keras_lora import surgery
 from keras_lora.host import AdapterHost
-from keras_lora.member import hosts, membership
+from keras_lora.member import hosts, member_of, members, membership
 from keras_lora.problems import refuse, shorten
 from keras_lora.surgery import Layer
 
@@ -81,8 +81,34 @@ def no_adapter(model: Any) -> str:
     return f"{model.name!r} has no adapter: `inject` attaches one"
 
 
+def incomplete(model: Layer, found: dict[str, Layer]) -> list[str]:
+    """Says why the members in a model are not those of one adapted base.
+
+    What is done to a part would leave the rest adapted by halves.
+    """
+    if not found:
+        return [no_adapter(model)]
+    bases = [member_of(layer).base for layer in found.values()]
+    count = sum(
+        membership(layer) is not None for layer in surgery.every_layer(model)
+    )
+    if len({base.uid for base in bases}) > 1 or count > len(found):
+        return ["the model holds several adapted bases: take each by itself"]
+    return [
+        f"{path}: not in the given model, which is a part of the adapted one"
+        for path in (*bases[0].hosts, *bases[0].trained)
+        if path not in found
+    ]
+
+
+def switched_off(found: dict[str, Layer]) -> list[str]:
+    """Says whether members have their values put aside by `disabled`."""
+    if any(member_of(layer).off_depth for layer in found.values()):
+        return ["the adapter is switched off by `disabled`"]
+    return []
+
+
 def hosts_or_refuse(model: Layer, action: str) -> dict[str, Any]:
     """The adapted layers of a model, or an error that it has none."""
-    found = hosts(model)
-    refuse(action, [] if found else [no_adapter(model)])
-    return found
+    refuse(action, incomplete(model, members(model)))
+    return hosts(model)

@@ -58,9 +58,15 @@ def merge_files(base: Path, file: Path, output: Path) -> str:
             raise
         load_adapter(model, file, head=False)
         head = info.build_head()
-        outputs = keras.tree.flatten(model.outputs)
+        outputs = keras.tree.flatten(getattr(model, "outputs", None) or [])
+        number = info.head["input"]
+        if number >= len(outputs):
+            raise ValueError(
+                f"{base}: has no output {number} to put the head on; "
+                "give the outer model"
+            ) from None
         merge(model)
-        model = keras.Model(model.input, head(outputs[info.head["input"]]))
+        model = keras.Model(model.input, head(outputs[number]))
     else:
         merge(model)
     part = output.with_name(f".{output.stem}.part.keras")

@@ -1,7 +1,7 @@
 """What to attach and where: the two configs, and how targets are matched."""
 
-import math
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +22,7 @@ def positive_int(name: str, value: Any) -> list[str]:
 def positive_number(name: str, value: Any) -> list[str]:
     """Says what keeps `value` from being a finite number above 0."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value <= 0:
+    if not number or not 0 < value <= sys.float_info.max:
         return [
             f"`{name}` must be a finite number above 0. "
             f"Received: {name}={value!r}"
@@ -46,12 +46,14 @@ def wrong_targets(targets: Any, name: str = "targets") -> list[str]:
         except re.error as error:
             return [f"`{name}` is no regular expression ({error}): {targets!r}"]
         return []
-    if isinstance(targets, list | tuple) and all(
-        isinstance(entry, str) and entry for entry in targets
+    if (
+        isinstance(targets, list | tuple)
+        and targets
+        and all(isinstance(entry, str) and entry for entry in targets)
     ):
         return []
     return [
-        f"`{name}` must be a string or a list of layer names. "
+        f"`{name}` must be a string or a list of layer names, and not empty. "
         f"Received: {name}={targets!r}"
     ]
 

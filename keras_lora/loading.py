@@ -3,7 +3,6 @@
 import os
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_lora import surgery
@@ -12,21 +11,21 @@ from keras_lora.adapter_file import (
     inspect_adapter,
     read_tensors,
 )
-from keras_lora.fingerprint import by_path, differences, layer_digests
+from keras_lora.checks import incomplete, switched_off
 from keras_lora.head import Head, differing, find_head, find_root
+from keras_lora.matching import find_base, find_misfits, owner, wrong_base
 from keras_lora.member import (
     hosts,
     leave_base,
     member_of,
     members,
     membership,
-    preview,
 )
 from keras_lora.paths import join, own_variables, structural_paths
 from keras_lora.problems import refuse, shorten
 from keras_lora.record import HEAD, OUTSIDE
 from keras_lora.rewrite import attach
-from keras_lora.saving import incomplete, trained_variables
+from keras_lora.saving import trained_variables
 from keras_lora.surgery import Layer
 
 
@@ -69,17 +68,22 @@ def load_adapter(
     tensors = read_tensors(info)
     what = f"{path} was not loaded"
     attached = not members(model)
-    layers = (
-        find_base(model, info, what) if attached else adapted(model, info, what)
-    )
+    misfits = {}
     if attached:
-        refuse(what, misfits(layers, info, tensors))
-        attach(layers, info.layers, set(info.trained))
+        layers = find_base(model, info, what)
+        misfits = find_misfits(layers, info, tensors)
+        fitting = {p: s for p, s in info.layers.items() if p not in misfits}
+        attach(layers, fitting, set(info.trained))
+    else:
+        layers = adapted(model, info, what)
     try:
         variables = trained_variables(layers)
-        wanted = [key for key in tensors if not key.startswith("@")]
-        inner = {key: tensors[key] for key in wanted}
-        problems = differing(variables, inner)
+        inner = {
+            key: value
+            for key, value in tensors.items()
+            if not key.startswith("@") and owner(key) not in misfits
+        }
+        problems = sum(misfits.values(), []) + differing(variables, inner)
         if head:
             placed, missing = place_outside(model, info, tensors)
             variables = {**variables, **placed}
@@ -97,84 +101,11 @@ def load_adapter(
     return model
 
 
-def find_base(model: Layer, info: AdapterInfo, what: str) -> dict[str, Layer]:
-    """The layers of the file's base: `model`, or a model within it."""
-    best: list[str] | None = None
-    models = [
-        layer
-        for layer in surgery.every_layer(model)
-        if layer is model or isinstance(layer, keras.Model)
-    ]
-    for candidate in models:
-        paths = structural_paths(candidate)
-        named = {*info.layers, *info.trained}
-        for key in info.base["variables"]:
-            named.add(key.rpartition("/")[0])
-        above = {p[:n] for p in named for n, c in enumerate(p) if c == "/"}
-        inside = {p: la for p, la in paths.items() if p in named | above}
-        extra = any(
-            own_variables(layer)
-            for path, layer in paths.items()
-            if path not in inside
-        )
-        chosen = inside if extra else paths
-        problems = wrong_base(chosen, info)
-        if not problems:
-            return chosen
-        if best is None or len(problems) < len(best):
-            best = problems
-    refuse(f"{what}: it belongs to another base", (best or [])[:50])
-    raise AssertionError
-
-
-def wrong_base(layers: dict[str, Layer], info: AdapterInfo) -> list[str]:
-    """Says how layers differ from the base that a file was trained on."""
-    digests = {
-        path: layer_digests(layer, info.base["sampled"])
-        for path, layer in layers.items()
-        if path not in info.trained
-    }
-    expected, found = info.base["variables"], by_path(digests)
-    problems = differences(expected, found)
-    problems += [
-        f"{path}: not in the file's base"
-        for path in found
-        if path not in expected
-    ]
-    missing = [p for p in (*info.layers, *info.trained) if p not in layers]
-    return problems + [f"{path}: no such layer" for path in missing]
-
-
-def misfits(
-    layers: dict[str, Layer], info: AdapterInfo, tensors: dict[str, np.ndarray]
-) -> list[str]:
-    """Says which adapted layers cannot carry what the file has for them."""
-    problems = []
-    for path, settings in info.layers.items():
-        layer = layers[path]
-        try:
-            specs = preview(layer, settings).weight_specs(settings)
-        except (AssertionError, AttributeError):
-            kind = type(layer).__name__
-            problems.append(f"{path}: a {kind} carries no {settings['method']}")
-            continue
-        for name, (shape, _) in specs.items():
-            value = tensors.get(join(path, name))
-            if value is None:
-                problems.append(f"no {join(path, name)!r}")
-            elif value.shape != shape:
-                problems.append(
-                    f"{join(path, name)!r}: shape {value.shape}, "
-                    f"expected {shape}"
-                )
-    return problems
-
-
 def adapted(model: Layer, info: AdapterInfo, what: str) -> dict[str, Layer]:
     """The members of a model that is adapted as the file says."""
     found = members(model)
     base = member_of(next(iter(found.values()))).base
-    problems = incomplete(model, found, base)
+    problems = incomplete(model, found) + switched_off(found)
     here = {path: host.adapter_settings for path, host in hosts(model).items()}
     for path in sorted({*here, *info.layers}):
         mine, theirs = here.get(path), info.layers.get(path)

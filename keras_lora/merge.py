@@ -6,9 +6,9 @@ import numpy as np
 from keras import ops
 
 from keras_lora import surgery
-from keras_lora.checks import hosts_or_refuse
+from keras_lora.checks import incomplete, switched_off
 from keras_lora.lora import LowRank
-from keras_lora.member import leave_base, member_of, members
+from keras_lora.member import hosts, leave_base, members
 from keras_lora.problems import refuse
 
 
@@ -26,10 +26,10 @@ def merge(model: Any) -> Any:
         The same model.
 
     Raises:
-        ValueError: The model holds no adapter, or a bottleneck (which no
-            kernel can take up), or a quantized layer; a merged kernel would
-            not be finite. Everything wrong is listed, and the model is as it
-            was.
+        ValueError: The model holds no adapter, several, a part of one or one
+            that is switched off; a bottleneck (which no kernel can take up)
+            or a quantized layer; a merged kernel would not be finite.
+            Everything wrong is listed, and the model is as it was.
 
     Example:
 
@@ -43,12 +43,13 @@ def merge(model: Any) -> Any:
         - [LoRA: Low-Rank Adaptation of Large Language Models](
           https://arxiv.org/abs/2106.09685)
     """
-    hosts = hosts_or_refuse(model, "merge: nothing was changed")
-    problems = sum((refusals(*item) for item in hosts.items()), [])
-    refuse("merge: nothing was changed", problems)
-    for host in hosts.values():
-        surgery.kernel_of(host).assign(merged_kernel(host))
     found = members(model)
+    problems = incomplete(model, found) + switched_off(found)
+    for item in hosts(model).items():
+        problems += refusals(*item)
+    refuse("merge: nothing was changed", problems)
+    for host in hosts(model).values():
+        surgery.kernel_of(host).assign(merged_kernel(host))
     for layer in found.values():
         leave_base(layer)
     surgery.forget_compiled(found.values())
@@ -61,8 +62,6 @@ def refusals(path: str, host: Any) -> list[str]:
         return [f"{path}: a bottleneck cannot be folded into a kernel"]
     if host.quantization_mode is not None:  # type: ignore[attr-defined]
         return [f"{path}: quantized ({host.quantization_mode})"]  # type: ignore[attr-defined]
-    if member_of(host).off_depth:
-        return [f"{path}: switched off by `disabled`"]
     kernel = surgery.kernel_of(host)
     merged = ops.cast(merged_kernel(host), kernel.dtype)
     if not np.all(ops.convert_to_numpy(ops.isfinite(merged))):

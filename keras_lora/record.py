@@ -1,7 +1,8 @@
 """Checks of the JSON record in an adapter file: types, ranges, owners."""
 
-import math
 from typing import Any
+
+from keras_lora.config import positive_int, positive_number, share
 
 HEAD = "@head"
 OUTSIDE = "@outside"
@@ -30,7 +31,8 @@ def wrong_record(record: dict[str, Any]) -> list[str]:
     head = record.get("head", ...)
     if head is not None and not (
         isinstance(head, dict)
-        and isinstance(head.get("input"), int)
+        and type(head.get("input")) is int
+        and head["input"] >= 0
         and isinstance(head.get("layers"), list)
         and all(
             isinstance(layer, dict)
@@ -47,35 +49,24 @@ def wrong_record(record: dict[str, Any]) -> list[str]:
 def _wrong_settings(path: str, settings: Any) -> list[str]:
     """Says what of one layer's settings is missing or out of range."""
     where = f"record, layer {path!r}"
-    if not isinstance(settings, dict) or settings.get("method") not in METHODS:
+    method = settings.get("method") if isinstance(settings, dict) else None
+    if not isinstance(method, str) or method not in METHODS:
         return [f"{where}: unknown method"]
-    number = (int, float)
-    needed: dict[str, Any] = {"dropout": number}
-    if settings["method"] == "lora":
-        needed |= {"rank": int, "alpha": number}
+    get = settings.get
+    problems = share("dropout", get("dropout"))
+    if method == "lora":
+        problems += positive_int("rank", get("rank"))
+        problems += positive_number("alpha", get("alpha"))
     else:
-        needed |= {
-            "reduction_factor": number,
-            "activation": str,
-            "layer_norm": bool,
-            "width": int,
-        }
-    problems = []
-    for name, kind in needed.items():
-        value = settings.get(name)
-        right = isinstance(value, kind) and (
-            kind is bool or not isinstance(value, bool)
-        )
-        least = 0 if name == "dropout" else 1e-12
-        if right and isinstance(value, number) and not isinstance(value, bool):
-            right = math.isfinite(value) and value >= least
-        if not right:
-            problems.append(f"{where}: {name}={value!r}")
-    if settings["method"] == "bottleneck":
-        size = settings.get("bottleneck", ...)
-        if size is not None and not (isinstance(size, int) and size > 0):
-            problems.append(f"{where}: bottleneck={size!r}")
-    return problems
+        problems += positive_int("width", get("width"))
+        factor = get("reduction_factor")
+        problems += positive_number("reduction_factor", factor)
+        if get("bottleneck", ...) is not None:
+            problems += positive_int("bottleneck", get("bottleneck"))
+        for name, kind in (("activation", str), ("layer_norm", bool)):
+            if not isinstance(get(name), kind):
+                problems.append(f"{name}={get(name)!r}")
+    return [f"{where}: {problem}" for problem in problems]
 
 
 def _wrong_base(base: Any) -> list[str]:
@@ -117,8 +108,10 @@ def wrong_tensors(
     problems = []
     for key in tensors:
         owner = key.rpartition("/")[0]
-        if key.startswith((HEAD + "/", OUTSIDE + "/")):
-            named = record["head"] is not None or record["outside"]
+        if key.startswith(HEAD + "/"):
+            named = record["head"] is not None
+        elif key.startswith(OUTSIDE + "/"):
+            named = bool(record["outside"])
         else:
             named = owner in owners
         if not named:

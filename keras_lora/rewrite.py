@@ -9,10 +9,11 @@ from keras import ops
 from keras_lora import surgery
 from keras_lora.bottleneck import unknown_activation
 from keras_lora.checks import (
-    no_adapter,
+    incomplete,
     not_adaptable,
     not_freezable,
     occupied,
+    switched_off,
     unbuilt,
 )
 from keras_lora.config import (
@@ -169,8 +170,9 @@ def eject(model: Any) -> Any:
         The same model.
 
     Raises:
-        ValueError: The model holds no adapter, or came from a `.keras` file
-            that has no original values of layers named in `train`.
+        ValueError: The model holds no adapter, several, a part of one or one
+            that is switched off; or it came from a `.keras` file that has no
+            original values of layers named in `train`.
 
     Example:
 
@@ -181,7 +183,7 @@ def eject(model: Any) -> Any:
     ```
     """
     found = members(model)
-    problems = [] if found else [no_adapter(model)]
+    problems = incomplete(model, found) + switched_off(found)
     problems += [
         f"{path}: its values before training are not known here"
         for path, layer in found.items()

@@ -4,22 +4,21 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from keras_lora import surgery
 from keras_lora.adapter_file import (
     not_finite,
     write_adapter,
 )
-from keras_lora.checks import no_adapter
+from keras_lora.checks import incomplete, switched_off
 from keras_lora.fingerprint import by_path, differences, layer_digests
 from keras_lora.head import (
     Head,
+    base_of,
     find_head,
     find_root,
     named_head,
     to_numpy,
 )
 from keras_lora.member import (
-    Base,
     hosts,
     is_host,
     member_of,
@@ -107,11 +106,8 @@ def save_adapter(
     """
     what = f"{path} was not saved"
     found = members(model)
-    if not found:
-        raise ValueError(f"{what}: {no_adapter(model)}")
-    base = member_of(next(iter(found.values()))).base
-    problems = incomplete(model, found, base)
-    refuse(what, problems)
+    refuse(what, incomplete(model, found) + switched_off(found))
+    base = base_of(found)
     digests = {
         path: layer_digests(layer, base.sampled)
         for path, layer in found.items()
@@ -121,7 +117,7 @@ def save_adapter(
         path: member_of(found[path]).digests or digests[path]
         for path in digests
     }
-    problems += [
+    problems = [
         f"the base has changed since `inject`: {problem}"
         for problem in differences(by_path(expected), by_path(digests))
     ]
@@ -143,25 +139,6 @@ def save_adapter(
         },
     }
     write_adapter(path, tensors, record)
-
-
-def incomplete(model: Layer, found: dict[str, Layer], base: Base) -> list[str]:
-    """Says what would be missing from a file, or wrong in it."""
-    uids = {member_of(layer).base.uid for layer in found.values()}
-    count = sum(
-        membership(layer) is not None for layer in surgery.every_layer(model)
-    )
-    if len(uids) > 1 or count > len(found):
-        return ["the model holds several adapted bases: save each by itself"]
-    problems = [
-        f"{path}: not in the given model, which is a part of the adapted one"
-        for path in (*base.hosts, *base.trained)
-        if path not in found
-    ]
-    off = [p for p, layer in found.items() if member_of(layer).off_depth]
-    if off:
-        problems.append("the adapter is switched off by `disabled`")
-    return problems
 
 
 def trained_variables(found: dict[str, Layer]) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def summary(model: Any) -> Summary:
         whole model.
 
     Raises:
-        ValueError: The model holds no adapter.
+        ValueError: The model holds no adapter, several or a part of one.
 
     Example:
 

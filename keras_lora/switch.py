@@ -7,7 +7,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_lora.checks import no_adapter
+from keras_lora.checks import incomplete
 from keras_lora.member import is_host, member_of, members
 from keras_lora.paths import own_variables
 from keras_lora.problems import refuse
@@ -31,8 +31,8 @@ def disabled(model: Any) -> Iterator[Any]:
         The same model.
 
     Raises:
-        ValueError: The model holds no adapter; or it was trained inside the
-            block, which is undone.
+        ValueError: The model holds no adapter, several or a part of one; or
+            it was trained inside the block, which is undone.
 
     Example:
 
@@ -44,7 +44,7 @@ def disabled(model: Any) -> Iterator[Any]:
     ```
     """
     found = members(model)
-    refuse("disabled", [] if found else [no_adapter(model)])
+    refuse("disabled: nothing was changed", incomplete(model, found))
     with _SWITCH:
         for layer in found.values():
             _switch_off(layer)

@@ -58,11 +58,11 @@ def trained_paths(
     layers: dict[str, Layer], train: Targets
 ) -> tuple[set[str], list[str]]:
     """The layers named in `train`, and all below them."""
+    if isinstance(train, list | tuple) and not train:
+        return set(), []
     problems = wrong_targets(train, "train")
     if problems:
         return set(), problems
-    if not train:
-        return set(), []
     found, missed = select(train, [path for path in layers if path])
     below = {
         path
