@@ -58,6 +58,7 @@ class Membership:
     switched_off: list[tuple[Any, np.ndarray]] = field(default_factory=list)
     off_depth: int = 0
     plain: Any = None
+    fellows: Any = ()
 
 
 def membership(layer: Layer) -> Membership | None:
@@ -79,6 +80,17 @@ def members(model: Layer) -> dict[str, Layer]:
         for layer in surgery.every_layer(model)
         if (found := membership(layer)) is not None
     }
+
+
+def everyone(found: dict[str, Layer]) -> list[Layer]:
+    """Some members and all others that were attached with them.
+
+    A base that was flattened into an outer model is not a layer of it.
+    """
+    layers = {id(layer): layer for layer in found.values()}
+    for layer in found.values():
+        layers.update((id(la), la) for la in member_of(layer).fellows)
+    return [la for la in layers.values() if membership(la) is not None]
 
 
 class Member:

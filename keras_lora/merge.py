@@ -8,7 +8,7 @@ from keras import ops
 from keras_lora import surgery
 from keras_lora.checks import incomplete, switched_off
 from keras_lora.lora import LowRank
-from keras_lora.member import hosts, leave_base, members
+from keras_lora.member import everyone, hosts, leave_base, members
 from keras_lora.problems import refuse
 
 
@@ -50,9 +50,10 @@ def merge(model: Any) -> Any:
     refuse("merge: nothing was changed", problems)
     for host in hosts(model).values():
         surgery.kernel_of(host).assign(merged_kernel(host))
-    for layer in found.values():
+    layers = everyone(found)
+    for layer in layers:
         leave_base(layer)
-    surgery.forget_compiled(found.values())
+    surgery.forget_compiled(layers)
     return model
 
 

@@ -1,6 +1,7 @@
 """Rewriting a model in place: inject and eject."""
 
 import uuid
+import weakref
 from typing import Any
 
 import keras
@@ -27,6 +28,7 @@ from keras_lora.fingerprint import is_sampled, layer_digests
 from keras_lora.member import (
     Base,
     Settings,
+    everyone,
     join_base,
     leave_base,
     member_of,
@@ -121,10 +123,12 @@ def attach(
         trained=tuple(path for path in layers if path in trained),
         outputs=base_outputs(layers),
     )
+    fellows = weakref.WeakSet(layers.values())
     try:
         for path, layer in layers.items():
             join_base(layer, base, path, settings.get(path))
             mine = member_of(layer)
+            mine.fellows = fellows
             if path in trained:
                 mine.originals = {
                     name: ops.convert_to_numpy(variable).copy()
@@ -192,9 +196,10 @@ def eject(model: Any) -> Any:
         and member_of(layer).originals is None
     ]
     refuse("eject: nothing was changed", problems)
-    for layer in found.values():
+    layers = everyone(found)
+    for layer in layers:
         for name, value in (member_of(layer).originals or {}).items():
             own_variables(layer)[name].assign(value)
         leave_base(layer)
-    surgery.forget_compiled(found.values())
+    surgery.forget_compiled(layers)
     return model
