@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+import keras
+
 from keras_lora.surgery import Layer, children, tracked_variables
 
 
@@ -13,17 +15,21 @@ def snake_case(name: str) -> str:
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def sibling_names(layers: list[Layer]) -> list[str]:
+def sibling_names(layers: list[Layer], parent: Layer = None) -> list[str]:
     """Names for layers that stand side by side, in their order.
 
     A name that Keras gave by itself counts how many layers were made before
     it; it is replaced by the layer's number among its siblings.
     """
+    # Its two layers are named after the one it was given.
+    pair = isinstance(parent, keras.layers.Bidirectional)
+    lead = "((?:forward|backward)_)" if pair else "()"
     stems = []
     for layer in layers:
         stem = snake_case(type(layer).__name__)
-        own = re.fullmatch(re.escape(stem) + r"(_\d+)?", layer.name)
-        stems.append((stem if own else layer.name, own is not None))
+        own = re.fullmatch(rf"{lead}{re.escape(stem)}(_\d+)?", layer.name)
+        name = own[1] + stem if own else layer.name
+        stems.append((name, own is not None))
     taken = {stem for stem, automatic in stems if not automatic}
     given: set[str] = set()
     names = []
@@ -50,7 +56,8 @@ def structural_paths(root: Layer) -> dict[str, Layer]:
         seen.add(id(layer))
         found[path] = layer
         below = children(layer)
-        for name, sublayer in zip(sibling_names(below), below, strict=True):
+        names = sibling_names(below, layer)
+        for name, sublayer in zip(names, below, strict=True):
             if id(sublayer) not in seen:
                 visit(sublayer, join(path, name))
 
