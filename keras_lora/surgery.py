@@ -161,6 +161,8 @@ def kernel_of(layer: Layer) -> Any:
 
 def build_inputs(layer: Layer) -> list[Any]:
     """Symbolic inputs of the shapes that a layer was built with."""
+    if has_graph(layer):
+        return [layer.input]
     shapes = layer._build_shapes_dict or {}
     return [
         keras.tree.map_shape_structure(
