@@ -68,12 +68,12 @@ class AdapterInfo:
         return sum(math.prod(shape) for _, shape in self.tensors.values())
 
     def build_head(self) -> Any:
-        """The stored head as a built `keras.Sequential` with its weights.
+        """The stored head as a `keras.Sequential` with its weights.
 
         Raises:
             ValueError: The file holds no head, or one that is malformed.
         """
-        from keras_lora.head import rebuild_head
+        from keras_lora.head_config import rebuild_head
 
         return rebuild_head(self, read_tensors(self))
 

@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_lora.adapter_file import AdapterInfo, inspect_adapter, read_tensors
 from keras_lora.fingerprint import differences
-from keras_lora.head import rebuild_head
+from keras_lora.head_config import rebuild_head
 from keras_lora.member import preview
 from keras_lora.paths import join
 from keras_lora.problems import refuse, shorten

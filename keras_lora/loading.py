@@ -12,7 +12,8 @@ from keras_lora.adapter_file import (
     read_tensors,
 )
 from keras_lora.checks import incomplete, switched_off
-from keras_lora.head import Head, differing, find_head, find_root
+from keras_lora.head import Head, find_head, find_root
+from keras_lora.head_config import differing
 from keras_lora.matching import find_base, find_misfits, owner, wrong_base
 from keras_lora.member import (
     hosts,

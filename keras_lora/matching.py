@@ -7,7 +7,7 @@ from keras_lora import surgery
 from keras_lora.adapter_file import AdapterInfo
 from keras_lora.bottleneck import output_width, unknown_activation
 from keras_lora.fingerprint import by_path, differences, layer_digests
-from keras_lora.head import differing
+from keras_lora.head_config import differing
 from keras_lora.member import preview
 from keras_lora.paths import join, own_variables, structural_paths
 from keras_lora.problems import refuse, shorten
