@@ -44,13 +44,17 @@ def merge_files(base: Path, file: Path, output: Path) -> str:
     """
     import keras
 
+    from keras_lora import surgery
     from keras_lora.loading import load_adapter
     from keras_lora.merge import merge
 
     if output.suffix != ".keras":
         raise ValueError(f"{output}: the output must end in .keras")
     info = inspect_adapter(file)
-    model = keras.saving.load_model(base, compile=False)
+    try:
+        model = keras.saving.load_model(base, compile=False)
+    except Exception as error:  # Keras raises what the config leads it to
+        raise ValueError(f"{base} was not read: {error}") from error
     try:
         load_adapter(model, file)
     except ValueError:
@@ -66,7 +70,8 @@ def merge_files(base: Path, file: Path, output: Path) -> str:
                 "give the outer model"
             ) from None
         merge(model)
-        model = keras.Model(model.input, head(outputs[number]))
+        inputs = surgery.graph_inputs(model)
+        model = keras.Model(inputs, head(outputs[number]))
     else:
         merge(model)
     part = output.with_name(f".{output.stem}.part.keras")

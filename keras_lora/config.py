@@ -113,7 +113,12 @@ class LoRAConfig:
             ("alpha_pattern", positive_number),
         ):
             pattern = getattr(self, name)
-            for key, value in dict(pattern).items():
+            if not isinstance(pattern, Mapping):
+                problems.append(
+                    f"`{name}` must be a dict. Received: {name}={pattern!r}"
+                )
+                continue
+            for key, value in pattern.items():
                 problems += wrong_targets(key, f"key of {name}")
                 problems += check(f"{name}[{key!r}]", value)
         refuse("LoRAConfig", problems)

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import keras
 from keras.src.backend import get_keras_mask, set_keras_mask
+from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.models.functional import Functional
 
 Layer: TypeAlias = Any
@@ -28,11 +29,18 @@ def children(layer: Layer) -> list[Layer]:
 
 
 def every_layer(model: Layer) -> list[Layer]:
-    """`model` and all layers below it, those in lists and dicts included.
+    """`model` and all layers below it, in the order of structural paths.
 
     `model.layers` misses the sublayers of layers, so a base could train.
     """
-    return list(model._flatten_layers())
+    found: dict[int, Layer] = {}
+    waiting = [model]
+    while waiting:
+        layer = waiting.pop()
+        if id(layer) not in found:
+            found[id(layer)] = layer
+            waiting.extend(reversed(children(layer)))
+    return list(found.values())
 
 
 def tracked_variables(layer: Layer) -> list[Any]:
@@ -61,7 +69,8 @@ def view(layer: Layer, cls: type, **overrides: Any) -> Any:
     """
     twin: Any = object.__new__(cls)
     twin.__dict__.update(layer.__dict__)
-    twin.__dict__.pop("call", None)  # `record_calls` watches the layer itself
+    for name in ("call", "quantized_call"):
+        twin.__dict__.pop(name, None)  # what watches the layer itself
     twin.__dict__.update(overrides)
     return twin
 
@@ -181,10 +190,10 @@ def forget_compiled(layers: Iterable[Layer]) -> None:
     goes on training the frozen base, with no warning.
     """
     changed = {id(layer) for layer in layers}
+    kinds = model_classes()
     for thing in gc.get_objects():
-        if not issubclass(type(thing), keras.Model):
-            continue
-        if not hasattr(thing, "_tracker"):
+        # A model that another thread is at making holds no layers yet.
+        if type(thing) not in kinds or not hasattr(thing, "_layers"):
             continue
         if changed.isdisjoint(map(id, thing._flatten_layers())):
             continue
@@ -192,6 +201,18 @@ def forget_compiled(layers: Iterable[Layer]) -> None:
         for name in CACHED_FUNCTIONS:
             if getattr(thing, name, None) is not None:
                 setattr(thing, name, None)
+
+
+def model_classes() -> set[type]:
+    """All classes of Keras models that there are."""
+    found: set[type] = set()
+    waiting: list[type] = [keras.Model]
+    while waiting:
+        cls = waiting.pop()
+        if cls not in found:
+            found.add(cls)
+            waiting += cls.__subclasses__()
+    return found
 
 
 def when_built(layer: Layer, act: Callable[[], None]) -> None:
@@ -252,10 +273,31 @@ def forbid_training(model: Layer, reason: str) -> None:
         model.__dict__[name] = refused
 
 
-def allow_training(model: Layer) -> None:
-    """Undoes `forbid_training`."""
-    for name in ("fit", "train_on_batch"):
-        model.__dict__.pop(name, None)
+def forbid_training_calls(layer: Layer, reason: str) -> None:
+    """Makes calls of a layer in training mode say why they are refused.
+
+    An outer model trains a base without a call of the base's own `fit`.
+    """
+    for method in ("call", "quantized_call"):
+        plain = getattr(type(layer), method, None)
+        if plain is not None:
+            guarded = functools.partial(_guarded, layer, method, reason)
+            layer.__dict__[method] = functools.update_wrapper(guarded, plain)
+
+
+def _guarded(
+    layer: Layer, method: str, reason: str, *args: Any, **kwargs: Any
+) -> Any:
+    context = get_global_attribute("current_call_ctx")
+    if kwargs.get("training", getattr(context, "training", None)) is True:
+        raise ValueError(f"{layer.name!r} does not train: {reason}")
+    return getattr(type(layer), method)(layer, *args, **kwargs)
+
+
+def allow_training(layer: Layer) -> None:
+    """Undoes both."""
+    for name in ("fit", "train_on_batch", "call", "quantized_call"):
+        layer.__dict__.pop(name, None)
 
 
 def record_calls(layer: Layer, seen: Callable[[Any, Any], None]) -> None:

@@ -1,0 +1,186 @@
+"""The parts of Keras that surgery.py relies on are where it looks for them.
+
+A failure here names what a new Keras has moved.
+"""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_lora import surgery
+from tests.helpers import normal, numpy_of
+
+
+@pytest.fixture
+def model():
+    i = keras.Input((4,))
+    y = layers.Dense(3, name="stem")(i)
+    model = keras.Model(i, layers.Dropout(0.5)(layers.Dense(2)(y)))
+    model.compile("sgd", "mse")
+    return model
+
+
+@pytest.mark.parametrize(
+    "name,kind",
+    [
+        ("_layers", list),
+        ("_trainable_variables", list),
+        ("_non_trainable_variables", list),
+        ("_seed_generators", list),
+        ("_trainable", bool),
+        ("_build_shapes_dict", dict),
+        ("_tracker", object),
+    ],
+)
+def test_a_layer_has(model, name, kind):
+    layer = model.get_layer("stem")
+    assert hasattr(layer, name), f"Keras has moved Layer.{name}"
+    assert isinstance(getattr(layer, name), kind), name
+
+
+@pytest.mark.parametrize(
+    "name", ["_untrack_variable", "add_weight", "save_own_variables"]
+)
+def test_a_layer_can(name):
+    assert callable(getattr(layers.Layer, name, None)), (
+        f"Keras has moved Layer.{name}"
+    )
+
+
+@pytest.mark.parametrize("name", ["unlock", "lock", "untrack"])
+def test_the_tracker_can(model, name):
+    tracker = model.get_layer("stem")._tracker
+    assert callable(getattr(tracker, name, None)), f"moved: Tracker.{name}"
+
+
+def test_the_tracker_has_its_stores(model):
+    layer = model.get_layer("stem")
+    tracker = layer._tracker
+    assert tracker.locked is True, "moved: Tracker.locked"
+    for name in ("trainable_variables", "non_trainable_variables"):
+        assert name in tracker.config, "moved: Tracker.config"
+        store = tracker.config[name][1]
+        assert store is getattr(layer, f"_{name}"), "moved: Tracker.config"
+        ids = tracker.stored_ids[name]
+        assert {id(v) for v in store} <= ids, "moved: Tracker.stored_ids"
+
+
+def test_kernels_are_where_they_are_looked_for():
+    for layer, shape, name in (
+        (layers.Dense(2), (None, 3), "_kernel"),
+        (layers.EinsumDense("ab,bc->ac", 2), (None, 3), "_kernel"),
+        (layers.Conv1D(2, 2), (None, 3, 3), "_kernel"),
+        (layers.Conv2D(2, 2), (None, 3, 3, 3), "_kernel"),
+        (layers.Conv3D(2, 2), (None, 3, 3, 3, 3), "_kernel"),
+        (layers.Embedding(3, 2), (None, 3), "_embeddings"),
+        (layers.ReversibleEmbedding(3, 2), (None, 3), "_embeddings"),
+    ):
+        layer.build(shape)
+        assert isinstance(getattr(layer, name, None), keras.Variable), (
+            f"Keras has moved {type(layer).__name__}.{name}"
+        )
+        assert surgery.kernel_of(layer) is getattr(layer, name)
+
+
+def test_a_convolution_computes_with_the_kernel_in_its_attribute():
+    layer = layers.Conv1D(2, 1, use_bias=False)
+    x = normal(1, 3, 2)
+    layer(x)
+    kernel = np.ones((1, 2, 2), "float32")
+    twin = surgery.view(layer, layers.Conv1D, _kernel=kernel)
+    expected = np.repeat(x.sum(-1, keepdims=True), 2, -1)
+    np.testing.assert_allclose(numpy_of(twin.call(x)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", surgery.CACHED_FUNCTIONS[:3])
+def test_a_compiled_model_keeps(model, name):
+    assert hasattr(model, name), f"Keras has moved Model.{name}"
+
+
+def test_a_model_that_forgot_asks_for_compile(model):
+    x, y = normal(2, 4), normal(2, 2)
+    model.fit(x, y, verbose=0)
+    model.predict(x, verbose=0)
+    surgery.forget_compiled([model.get_layer("stem")])
+    assert model.compiled is False
+    assert model.train_function is model.predict_function is None
+    with pytest.raises(ValueError, match="compile"):
+        model.fit(x, y, verbose=0)
+    model.compile("sgd", "mse")
+    model.fit(x, y, verbose=0)
+
+
+def test_only_models_that_hold_a_layer_forget(model):
+    other = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
+    other.compile("sgd", "mse")
+    outer = keras.Sequential([model, layers.Dense(2)])
+    outer.compile("sgd", "mse")
+    surgery.forget_compiled([model.get_layer("stem")])
+    assert other.compiled and not outer.compiled
+
+
+def test_a_graph_is_read(model):
+    tensor = model.outputs[0]
+    names = []
+    while True:
+        operation, index, inputs = surgery.graph_source(tensor)
+        names.append(operation.name)
+        assert index == 0
+        if not inputs:
+            break
+        (tensor,) = inputs
+    assert names[0].startswith("dropout")
+    assert names[-2] == "stem"
+    assert surgery.has_graph(model)
+    assert surgery.has_graph(keras.Sequential([model, layers.ReLU()]))
+    assert not surgery.has_graph(keras.Sequential([layers.Dense(2)]))
+
+
+def test_a_mask_is_kept():
+    table = layers.Embedding(5, 2, mask_zero=True)
+    y = table(np.array([[1, 0]]))
+    z = surgery.keep_mask(y, y + 1.0)
+    assert numpy_of(z._keras_mask).tolist() == [[True, False]]
+
+
+def test_a_weight_is_added_to_a_built_layer_and_taken_off_again(model):
+    layer = model.get_layer("stem")
+    before = [id(v) for v in layer.weights]
+    added = surgery.add_weight(layer, name="extra", shape=(2,))
+    assert [id(v) for v in layer.weights] == [*before, id(added)]
+    assert any(v is added for v in layer.trainable_weights)
+    assert added.dtype == "float32"
+    surgery.remove_weight(layer, added)
+    assert [id(v) for v in layer.weights] == before
+    with pytest.raises(ValueError, match="locked|cannot add"):
+        layer.add_weight(name="late", shape=(2,))
+
+
+def test_a_view_shares_state_and_changes_nothing(model):
+    layer = model.get_layer("stem")
+    state = dict(vars(layer))
+    twin = surgery.view(layer, layers.Dense, activation=None, bias=None)
+    assert twin.kernel is layer.kernel
+    assert vars(layer) == state
+    surgery.refresh(twin, layer)
+    assert vars(twin) == state
+
+
+def test_shapes_of_a_build_are_known(model):
+    layer = model.get_layer("stem")
+    assert surgery.build_shape(layer) == [None, 4]
+    (tensor,) = surgery.build_inputs(layer)
+    assert tuple(tensor.shape) == (None, 4)
+    fresh = layers.Dense(3)
+    assert surgery.build_shape(fresh) is None
+    assert surgery.build_inputs(fresh) == []
+
+
+def test_a_layer_that_is_built_later_is_told():
+    layer = layers.Dense(3)
+    told = []
+    surgery.when_built(layer, lambda: told.append(layer.built))
+    layer(normal(2, 4))
+    layer(normal(2, 4))
+    assert told == [True]
