@@ -350,7 +350,16 @@ def test_a_forged_config_is_refused(tmp_path, config):
 
 @pytest.mark.parametrize(
     "shape",
-    [[None, 10**12], [None, 5], ["a"], [], [None], [None, -4], None, [None, {}]],
+    [
+        [None, 10**12],
+        [None, 5],
+        ["a"],
+        [],
+        [None],
+        [None, -4],
+        None,
+        [None, {}],
+    ],
     ids=str,
 )
 def test_a_forged_input_shape_is_refused(tmp_path, shape):
