@@ -30,7 +30,7 @@ class Task:
     package: packages.Package
     read: Callable[[Path], data.Split]
     examples: tuple[str, ...]
-    epochs: int = 2
+    epochs: int = 1
 
     def load(self, progress: Progress | None = None) -> data.Splits:
         """Fetches, reads, cleans and splits the task's texts."""
@@ -103,7 +103,7 @@ _ALL = (
             "My neighbour left soup at the door because I was ill. People!",
             "well that interview could not have gone worse",
         ),
-        epochs=4,
+        epochs=3,
     ),
     Task(
         name="product-sentiment",
@@ -117,7 +117,7 @@ _ALL = (
             "The manual is useless, yet the camera explains itself.",
             "I returned it and bought the cheaper one instead.",
         ),
-        epochs=4,
+        epochs=3,
     ),
     Task(
         name="text-source",
@@ -131,7 +131,6 @@ _ALL = (
             "The zoom is quick, but the strap feels cheap.",
             "The Senate should pass the bill before the summer recess.",
         ),
-        epochs=1,
     ),
     Task(
         name="news-topic",
@@ -145,7 +144,7 @@ _ALL = (
             "Ministers will vote on the housing plan after the recess.",
             "The phone maker put its new chip into a cheaper handset.",
         ),
-        epochs=4,
+        epochs=3,
     ),
 )
 

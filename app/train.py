@@ -69,7 +69,8 @@ def run(options: argparse.Namespace) -> None:
     )
     frozen = result.baselines["frozen features + logistic regression"]
     print(f"accuracy on held-out texts: {result.accuracy:.3f}")
-    print(f"over the frozen features: {100 * (result.accuracy - frozen):+.1f}")
+    gain = 100 * (result.accuracy - frozen)
+    print(f"over the frozen features: {gain:+.1f} points")
     print(f"training took {result.seconds:.0f} s")
     print(f"saved {result.path} ({result.bytes / 1e3:,.0f} kB)")
 

@@ -141,12 +141,11 @@ def test_a_trained_file_answers_alike_in_a_new_process(tmp_path):
     here = predict.probabilities(model, module.Tokenizer(), TEXTS)
     command = [sys.executable, "-m", "app.predict", task.name, *TEXTS]
     command += ["--adapter", str(path), "--json"]
-    output = subprocess.run(
-        command, capture_output=True, text=True, check=True
-    ).stdout
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     there = [
         list(json.loads(line)["probabilities"].values())
-        for line in output.splitlines()
+        for line in done.stdout.splitlines()
     ]
     np.testing.assert_allclose(here, there, atol=1e-5)
     assert np.ptp(here) > 0.01
