@@ -112,9 +112,22 @@ class Wrapped(Bottleneck):
 def output_width(layer: keras.layers.Layer) -> int | str:
     """The width of a layer's (first) output, or why it has none."""
     try:
-        y = layer.compute_output_spec(*surgery.build_inputs(layer))
+        widths = {
+            width_of(layer.compute_output_spec(*args, **kwargs))
+            for args, kwargs in surgery.symbolic_calls(layer)
+        }
     except Exception as error:
         return f"its output's shape is not known ({error})"
+    reasons = [width for width in widths if isinstance(width, str)]
+    if reasons:
+        return reasons[0]
+    if len(widths) > 1:
+        return f"its outputs have different widths: {sorted(map(int, widths))}"
+    return widths.pop()
+
+
+def width_of(y: Any) -> int | str:
+    """The size of the last axis of an output, or why it has none."""
     if isinstance(y, tuple | list) and y:
         y = y[0]
     if not isinstance(y, keras.KerasTensor):

@@ -17,13 +17,15 @@ from keras_lora.surgery import Layer
 def find_base(model: Layer, info: AdapterInfo, what: str) -> dict[str, Layer]:
     """The layers of the file's base: `model`, or a model within it."""
     best: list[str] | None = None
-    models = [
-        layer
-        for layer in surgery.every_layer(model)
-        if layer is model or isinstance(layer, keras.Model)
-    ]
-    for candidate in models:
+    for candidate in surgery.every_layer(model):
         paths = structural_paths(candidate)
+        if candidate is not model and not isinstance(candidate, keras.Model):
+            # Any layer may be a base; only those with its variables are hashed.
+            names = {
+                join(p, n) for p, la in paths.items() for n in own_variables(la)
+            }
+            if not names.issuperset(info.base["variables"]):
+                continue
         named = {*info.layers, *info.trained}
         named.update(map(owner, info.base["variables"]))
         above = {p[:n] for p in named for n, c in enumerate(p) if c == "/"}

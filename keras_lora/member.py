@@ -138,6 +138,13 @@ class Member:
         rejoin(layer, base, record["path"], record["settings"])
         return layer
 
+    def __reduce__(self) -> Any:
+        """Pickles as Keras does, by way of a function that can be found.
+
+        Keras names the class, and the one of that name is the host's.
+        """
+        return surgery.unpickled, super().__reduce__()[1]
+
     def load_own_variables(self, store: Any) -> None:
         """Loads values, which then are the base's."""
         super().load_own_variables(store)  # type: ignore[misc]

@@ -145,6 +145,11 @@ def set_class(layer: Layer, cls: type) -> None:
     layer.__class__ = cls
 
 
+def unpickled(buffer: Any) -> Layer:
+    """The layer in a buffer that Keras wrote to pickle it."""
+    return keras.layers.Layer._unpickle_model(buffer)
+
+
 def trainable_flag(layer: Layer) -> bool:
     """The layer's own flag, whatever its `trainable` answers."""
     return bool(layer._trainable)
@@ -171,7 +176,7 @@ def kernel_of(layer: Layer) -> Any:
 def build_inputs(layer: Layer) -> list[Any]:
     """Symbolic inputs of the shapes that a layer was built with."""
     if has_graph(layer):
-        return [layer.input]
+        return [graph_inputs(layer)]
     shapes = layer._build_shapes_dict or {}
     return [
         keras.tree.map_shape_structure(
@@ -181,6 +186,17 @@ def build_inputs(layer: Layer) -> list[Any]:
         for shape in shapes.values()
         if shape is not None
     ]
+
+
+def symbolic_calls(layer: Layer) -> list[tuple[Any, dict[str, Any]]]:
+    """The arguments of each call of a layer, as far as Keras remembers them.
+
+    A layer that needs no `build` keeps no shapes; the graph it is in does.
+    """
+    if not has_graph(layer) and layer._inbound_nodes:
+        calls = [node.arguments for node in layer._inbound_nodes]
+        return [(call.args, call.kwargs) for call in calls]
+    return [(build_inputs(layer), {})]
 
 
 def forget_compiled(layers: Iterable[Layer]) -> None:

@@ -70,7 +70,8 @@ def trained_paths(
         if any(path == top or path.startswith(top + "/") for top in found)
     }
     return below, [
-        f"train: {entry!r} matches no layer. Layers: {shorten(layers)}"
+        f"train: {entry!r} matches no layer. "
+        f"Layers: {shorten(filter(None, layers))}"
         for entry in missed
     ]
 
@@ -110,7 +111,7 @@ def explain_miss(
     named = [path for path in layers if matches(entry, path)]
     if any(path in trained for path in named):
         return f"target {entry!r} is in `train` too"
-    available = f"Available: {shorten(able)}"
+    available = f"Available: {shorten(p or '(root)' for p in able)}"
     if named:
         kind = type(layers[named[0]]).__name__
         return f"target {entry!r} is a {kind}, no LoRA layer. {available}"
