@@ -1,5 +1,6 @@
 """What keeps a model from being rewritten: one sentence a problem."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -25,8 +26,8 @@ def unbuilt(layers: dict[str, Layer]) -> list[str]:
 
 def occupied(layers: dict[str, Layer]) -> list[str]:
     """Layers that are adapted already."""
-    if any("_keras_lora_bank" in layer.__dict__ for layer in layers.values()):
-        return ["served by an AdapterBank: `detach` the bank first"]
+    if served(layers.values()):
+        return served(layers.values())
     adapted = [p for p, layer in layers.items() if membership(layer)]
     if adapted:
         return [
@@ -42,6 +43,13 @@ def occupied(layers: dict[str, Layer]) -> list[str]:
         for path, layer in layers.items()
         if getattr(layer, "lora_enabled", False)
     ]
+
+
+def served(layers: Iterable[Layer]) -> list[str]:
+    """Says whether a bank serves any of some layers."""
+    if any("_keras_lora_bank" in layer.__dict__ for layer in layers):
+        return ["served by an AdapterBank: `detach` the bank first"]
+    return []
 
 
 def not_freezable(layers: dict[str, Layer]) -> list[str]:

@@ -11,7 +11,7 @@ from keras_lora.adapter_file import (
     inspect_adapter,
     read_tensors,
 )
-from keras_lora.checks import incomplete, switched_off
+from keras_lora.checks import incomplete, served, switched_off
 from keras_lora.head import Head, find_head, find_root
 from keras_lora.head_config import differing
 from keras_lora.matching import find_base, find_misfits, owner, wrong_base
@@ -68,6 +68,7 @@ def load_adapter(
     info = inspect_adapter(path)
     tensors = read_tensors(info)
     what = f"{path} was not loaded"
+    refuse(what, served(surgery.every_layer(model)))
     attached = not members(model)
     misfits = {}
     if attached:
