@@ -1,5 +1,6 @@
 """One base, many adapters: each call, or each row of a call, names its own."""
 
+import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import numpy as np
 from keras_lora import surgery
 from keras_lora.bank_adapter import (
     BankAdapter,
+    Served,
     read_adapter,
     rows_of,
 )
@@ -36,6 +38,9 @@ from keras_lora.problems import refuse
 from keras_lora.residency import Residency, declared_kinds
 from keras_lora.routing import Routed
 from keras_lora.surgery import Layer
+
+LOG = logging.getLogger("keras_lora")
+SERVED = "it is served by an AdapterBank: `detach` the bank first"
 
 
 class AdapterBank:
@@ -107,27 +112,54 @@ class AdapterBank:
         }
         self._base, self._layers = base, layers
         self._lock = threading.RLock()
+        self._saving = threading.Lock()
         self._adapters: dict[str, BankAdapter] = {}
         self._inputs = symbolic_inputs(base)
         limits = declared_kinds(layers, rank, targets)
-        probe(base, layers, self._inputs)
+        unfit = probe(base, layers, self._inputs)
+        limits = {p: k for p, k in limits.items() if p not in unfit.inputs}
         sampled = is_sampled(layers.values())
-        self._digests = by_path(
+        digests = by_path(
             {p: layer_digests(la, sampled) for p, la in layers.items()}
         )
         self._slots = Residency(layers, capacity)
-        for layer in layers.values():
-            layer.__dict__["_keras_lora_bank"] = self
+        self._training = [v for v in base.variables if v.trainable]
+        try:
+            self._take_base()
+            self._slots.provide(limits)
+            self._model = self._build_model()
+            outputs = list(self._model.outputs)
+        except BaseException:
+            self._leave_base()
+            raise
+        self._served = Served(layers, digests, outputs, unfit)
         surgery.forget_compiled(layers.values())
-        surgery.forbid_training(base, "it is served by an AdapterBank")
-        self._slots.provide(limits)
-        self._model = self._build_model()
+
+    def _take_base(self) -> None:
+        """Marks the base as served, and keeps it from training."""
+        for variable in self._training:
+            variable.trainable = False
+        for layer in self._layers.values():
+            layer.__dict__["_keras_lora_bank"] = self
+            surgery.forbid_training_calls(layer, SERVED)
+        surgery.forbid_training(self._base, SERVED)
+
+    def _leave_base(self) -> None:
+        """Makes the base what it was."""
+        self._slots.close()
+        for layer in self._layers.values():
+            surgery.allow_training(layer)
+            layer.__dict__.pop("_keras_lora_bank", None)
+        for variable in self._training:
+            variable.trainable = True
 
     def _build_model(self) -> Any:
         ids = keras.Input((), dtype="int32", name="adapter_ids")
         routed = Routed(self._base, lambda: self._slots.count, name="routed")
         outputs = routed(self._inputs, ids)
-        return keras.Model(with_ids(self._inputs, ids), outputs, name="bank")
+        model = keras.Model(with_ids(self._inputs, ids), outputs, name="bank")
+        surgery.forbid_training(model, SERVED)
+        return model
 
     @property
     def model(self) -> Any:
@@ -138,6 +170,7 @@ class AdapterBank:
         slot is NaN. Calls that run while others load adapters should hold no
         id for long: an adapter may leave its slot.
         """
+        self._check_attached()
         return self._model
 
     @property
@@ -163,18 +196,23 @@ class AdapterBank:
                 trained something of the base itself (the weights are named),
                 or has a head that cannot be rebuilt. The bank is as it was.
         """
-        adapter = read_adapter(name, path, self._layers, self._digests)
+        self._check_attached()
+        adapter = read_adapter(name, path, self._served)
+        kinds = {path: [kind] for path, kind in adapter.kinds.items()}
         with self._lock:
             self._check_attached()
-            kinds = {path: [kind] for path, kind in adapter.kinds.items()}
-            self._slots.provide(kinds)
+            grown = self._slots.provide(kinds)
+            if grown:
+                surgery.forget_compiled(self._layers.values())
+                LOG.info(
+                    "bank grew on %d layers; functions are traced again", grown
+                )
             old = self._adapters.get(name)
+            if old is not None and old is self._slots.pinned:
+                self._slots.pin(adapter)
             self._adapters[name] = adapter
             if old is not None:
                 self._slots.drop(old)
-            if old is not None and old is self._slots.pinned:
-                self._slots.pinned = adapter
-            self._repin()
 
     def unload(self, name: str) -> None:
         """Forgets an adapter.
@@ -183,6 +221,7 @@ class AdapterBank:
             ValueError: No adapter has this name, or it is `active`.
         """
         with self._lock:
+            self._check_attached()
             refuse(f"{name!r} was not unloaded", self._unknown([name]))
             if self._adapters[name] is self._slots.pinned:
                 raise ValueError(
@@ -200,6 +239,7 @@ class AdapterBank:
         thread is in a plain call of the base; `predict` is not affected.
         """
         with self._lock:
+            self._check_attached()
             pinned = self._slots.pinned
             return None if pinned is None else pinned.name
 
@@ -209,20 +249,7 @@ class AdapterBank:
             self._check_attached()
             if name is not None:
                 refuse("`active` was not set", self._unknown([name]))
-            before = self._slots.pinned
-            pinned = None if name is None else self._adapters[name]
-            try:
-                self._slots.pinned = pinned
-                self._repin()
-            except BaseException:
-                self._slots.pinned = before
-                raise
-
-    def _repin(self) -> None:
-        """Brings the active adapter in and points plain calls at it."""
-        pinned = self._slots.pinned
-        slot = 0 if pinned is None else self._slots.bring_in([pinned])[0]
-        self._slots.switch.state.assign(slot)
+            self._slots.pin(None if name is None else self._adapters[name])
 
     def adapter_ids(self, adapter: Sequence[str | None]) -> np.ndarray:
         """Brings adapters in and gives the ids that `model` takes.
@@ -238,6 +265,7 @@ class AdapterBank:
         """
         with self._lock:
             self._check_attached()
+            adapter = names_of_rows(adapter, 1)
             refuse("No ids", self._unknown(adapter))
             wanted = dict.fromkeys(n for n in adapter if n is not None)
             if len(wanted) > self._slots.capacity:
@@ -274,41 +302,52 @@ class AdapterBank:
         names = names_of_rows(adapter, rows)
         if len(names) != rows:
             problems.append(f"{len(names)} adapters were given for {rows} rows")
-        asked = dict.fromkeys(n for n in names if n is not None)
-        if isinstance(adapter, str):
-            asked[adapter] = None
         with self._lock:
             self._check_attached()
-            problems += self._unknown(list(asked))
+            problems += self._unknown([adapter] if one else names)
             refuse("Nothing was predicted", problems)
-            chosen = {name: self._adapters[name] for name in asked}
+            chosen = {n: self._adapters[n] for n in names if n is not None}
+            if isinstance(adapter, str):
+                chosen[adapter] = self._adapters[adapter]
+            room = self._slots.room
+        if one and not rows:
+            return self._no_rows(x, chosen.get(adapter))
         results: list[Any] = [None] * rows
-        room = max(1, self._slots.room)
         for batch in plan(names, batch_size, room):
-            size = padded(len(batch.rows), batch_size)
-            features = self._forward(
-                rows_of(x, batch.rows), batch, chosen, size
-            )
-            spread(features, batch, chosen, results)
+            for part, features in self._forward(x, batch, chosen, batch_size):
+                spread(features, part, chosen, results)
         if not one:
             return results
-        if not rows:
-            return self._no_rows(next(iter(chosen.values()), None))
         return keras.tree.map_structure(lambda *a: np.stack(a), *results)
 
     def _forward(
-        self, x: Any, batch: Batch, chosen: dict[str, BankAdapter], size: int
-    ) -> Any:
-        """One pass; the lock spans finding the slots and reading them."""
-        count = len(batch.rows)
+        self,
+        x: Any,
+        batch: Batch,
+        chosen: dict[str, BankAdapter],
+        batch_size: int,
+    ) -> list[tuple[Batch, Any]]:
+        """Runs a batch; the lock spans finding the slots and reading them.
+
+        It is one pass, unless `active` has taken a slot since the batch was
+        cut.
+        """
+        done = []
         with self._lock:
             self._check_attached()
-            ids = np.zeros(size, "int32")
-            ids[:count] = self._slots_of(batch.names, chosen)
-            if size > count:
-                x = rows_of(x, np.resize(np.arange(count), size))
-            inputs = with_ids(x, ids, self._inputs)
-            return self._model.predict_on_batch(inputs)
+            for part in batch.cut(batch_size, self._slots.room):
+                count = len(part.rows)
+                size = padded(count, batch_size)
+                ids = np.zeros(size, "int32")
+                ids[:count] = self._slots_of(part.names, chosen)
+                taken = np.resize(part.rows, size)
+                inputs = with_ids(rows_of(x, taken), ids, self._inputs)
+                done.append((part, self._model.predict_on_batch(inputs)))
+            for adapter in {chosen[n] for n in batch.names if n is not None}:
+                if self._adapters.get(adapter.name) is not adapter:
+                    # It was replaced or unloaded while the call ran.
+                    self._slots.drop(adapter)
+        return done
 
     def _slots_of(
         self, names: Sequence[str | None], chosen: dict[str, BankAdapter]
@@ -320,13 +359,14 @@ class AdapterBank:
         slot.update(zip(wanted, slots, strict=True))
         return [slot[name] for name in names]
 
-    def _no_rows(self, adapter: BankAdapter | None) -> Any:
-        """The output for no rows: the shape and dtype of what rows give."""
-        features = keras.tree.map_structure(
-            lambda t: np.zeros((0, *(n or 1 for n in t.shape[1:])), t.dtype),
-            self._model.output,
+    def _no_rows(self, x: Any, adapter: BankAdapter | None) -> Any:
+        """The output for no rows: in shape and dtype what a row gives."""
+        row = keras.tree.map_structure(
+            lambda a: np.zeros((1, *np.shape(a)[1:]), np.asarray(a).dtype), x
         )
-        return adapter.outputs(features) if adapter else features
+        [(_, features)] = self._forward(row, Batch([0], [None]), {}, 1)
+        outputs = adapter.outputs(features) if adapter else features
+        return rows_of(outputs, slice(0))
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Writes a SavedModel with all loaded adapters, for TF Serving.
@@ -366,7 +406,8 @@ class AdapterBank:
         with self._lock:
             adapters = list(self._adapters.values())
             settings = {"active": self.active, **self._declared}
-        write_folder(Path(path), adapters, settings)
+        with self._saving:
+            write_folder(Path(path), adapters, settings)
 
     @classmethod
     def restore(
@@ -407,6 +448,7 @@ class AdapterBank:
             bytes of the base with all adapters against merged copies.
         """
         with self._lock:
+            self._check_attached()
             return summarize(
                 self._base, self._slots, list(self._adapters.values())
             )
@@ -419,10 +461,8 @@ class AdapterBank:
         """
         with self._lock:
             self._check_attached()
-            self._slots.close()
-            surgery.allow_training(self._base)
-            for layer in self._layers.values():
-                layer.__dict__.pop("_keras_lora_bank", None)
+            self._leave_base()
+            surgery.forget_compiled(self._layers.values())
             self._adapters.clear()
             base, self._base = self._base, None
             return base
@@ -431,12 +471,13 @@ class AdapterBank:
         if self._base is None:
             raise ValueError("The bank was detached; make a new one")
 
-    def _unknown(self, names: Sequence[str | None]) -> list[str]:
+    def _unknown(self, names: Sequence[Any]) -> list[str]:
         """Says which names are not loaded, and what is."""
-        wrong = [
-            name
-            for name in dict.fromkeys(names)
-            if name is not None and name not in self._adapters
-        ]
         loaded = ", ".join(self._adapters) or "none"
-        return [f"no adapter {name!r}. Loaded: {loaded}" for name in wrong]
+        wrong = [
+            f"no adapter {name!r}. Loaded: {loaded}"
+            for name in names
+            if name is not None
+            and not (isinstance(name, str) and name in self._adapters)
+        ]
+        return list(dict.fromkeys(wrong))

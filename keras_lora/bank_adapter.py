@@ -4,7 +4,8 @@ import functools
 import math
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -12,6 +13,8 @@ import numpy as np
 from keras import ops
 
 from keras_lora.adapter_file import AdapterInfo, inspect_adapter, read_tensors
+from keras_lora.bank_watch import Unfit
+from keras_lora.bottleneck import output_width
 from keras_lora.fingerprint import differences
 from keras_lora.head_config import rebuild_head
 from keras_lora.member import preview
@@ -99,19 +102,40 @@ def _trains(layer: Layer) -> bool:
     return "training" in layer.call_signature_parameters
 
 
+@dataclass(frozen=True)
+class Served:
+    """What a file is checked against.
+
+    Attributes:
+        layers: The base's layers by path.
+        digests: Its fingerprint.
+        outputs: Its symbolic outputs.
+        unfit: Layers that cannot have an adapter a row.
+    """
+
+    layers: dict[str, Layer]
+    digests: dict[str, Any]
+    outputs: list[Any]
+    unfit: Unfit
+    _widths: dict[str, int | str] = field(default_factory=dict, repr=False)
+
+    def width(self, path: str) -> int | str:
+        """The width of the output of the layer at `path`, or why none."""
+        if path not in self._widths:
+            layer = plain(self.layers[path])
+            self._widths[path] = output_width(layer)
+        return self._widths[path]
+
+
 def read_adapter(
-    name: str,
-    path: str | os.PathLike[str],
-    layers: dict[str, Layer],
-    digests: dict[str, Any],
+    name: str, path: str | os.PathLike[str], base: Served
 ) -> BankAdapter:
     """Reads a file and checks all of it against the base.
 
     Args:
         name: What it will be called.
         path: The file.
-        layers: The base's layers by path.
-        digests: The base's fingerprint.
+        base: What it has to fit.
 
     Raises:
         ValueError: The name or the file is not fit for this bank; everything
@@ -120,10 +144,10 @@ def read_adapter(
     what = f"{path} was not loaded as {name!r}"
     refuse(what, wrong_name(name))
     info = inspect_adapter(path)
-    problems = differences(info.base["variables"], digests)
+    problems = differences(info.base["variables"], base.digests)
     problems += [
         f"{key}: not in the file's base"
-        for key in digests
+        for key in base.digests
         if key not in info.base["variables"] and _owner(key) not in info.trained
     ]
     refuse(f"{what}: it belongs to another base", problems[:50])
@@ -137,32 +161,79 @@ def read_adapter(
             "it holds weights that load into its own outer model only: "
             + shorten(info.outside)
         )
-    problems += _misfits(info, layers)
+    problems += _misfits(info, base)
     refuse(what, problems)
     tensors = read_tensors(info)
-    head = rebuild_head(info, tensors) if info.head is not None else None
+    head = None
+    if info.head is not None:
+        head = rebuild_head(info, tensors)
+        refuse(what, head_misfits(info.head, head.layers, base.outputs))
     kinds = {path: kind_of(s) for path, s in info.layers.items()}
     return BankAdapter(name, info, tensors, kinds, head)
+
+
+def head_misfits(
+    record: dict[str, Any], layers: list[Layer], outputs: list[Any]
+) -> list[str]:
+    """Says why a head does not go on the base's output.
+
+    A head that was named may stand behind something the file does not hold.
+    """
+    number = record["input"]
+    if not 0 <= number < len(outputs):
+        return [
+            f"its head is on output {number} of the base, which has "
+            f"{len(outputs)}"
+        ]
+    y = outputs[number]
+    for entry, layer in zip(record["layers"], layers, strict=True):
+        built = entry["input_shape"]
+        if built is not None and not same_shape(built, y.shape):
+            return [
+                f"its head's {entry['class']} takes shape {tuple(built)} and "
+                f"would get {y.shape}"
+            ]
+        try:
+            y = layer.compute_output_spec(y)
+        except Exception as error:
+            return [f"its head's {entry['class']} does not fit: {error}"]
+    return []
+
+
+def same_shape(some: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Whether two shapes agree wherever both are known."""
+    return len(some) == len(others) and all(
+        a is None or b is None or a == b
+        for a, b in zip(some, others, strict=True)
+    )
 
 
 def _owner(key: str) -> str:
     return key.rpartition("/")[0]
 
 
-def _misfits(info: AdapterInfo, layers: dict[str, Layer]) -> list[str]:
+def _misfits(info: AdapterInfo, base: Served) -> list[str]:
     """Says which tensors do not fit the layers they are for."""
     problems = []
     expected = {}
     for path, settings in info.layers.items():
-        if path not in layers:
+        if path not in base.layers:
             problems.append(f"{path}: no such layer")
             continue
+        layer, method = base.layers[path], settings["method"]
+        problems += base.unfit.problem(path, method)
         try:
-            specs = plain_preview(layers[path], settings).weight_specs(settings)
+            host = preview(plain(layer), settings)
+            specs = host.weight_specs(settings)
+            width = None if method == LORA else base.width(path)
         except (AssertionError, AttributeError):
-            kind = type(layers[path]).__name__
-            problems.append(f"{path}: a {kind} carries no {settings['method']}")
+            kind = type(layer).__name__
+            problems.append(f"{path}: a {kind} carries no {method}")
             continue
+        if method != LORA and settings["width"] != width:
+            problems.append(
+                f"{path}: made for width {settings['width']}; here: {width}"
+            )
         for weight, (shape, _) in specs.items():
             expected[join(path, weight)] = shape
     for key, (_, shape) in info.tensors.items():
@@ -176,14 +247,14 @@ def _misfits(info: AdapterInfo, layers: dict[str, Layer]) -> list[str]:
     return problems + [f"no tensor {key!r}" for key in missing]
 
 
-def plain_preview(layer: Layer, settings: dict[str, Any]) -> Any:
-    """The host a plain or served layer would be with such an adapter."""
+def plain(layer: Layer) -> Layer:
+    """A plain or served layer as it is without any adapters."""
     from keras_lora import surgery
     from keras_lora.stacks import BankHost
 
     if isinstance(layer, BankHost):
-        layer = surgery.view(layer, layer._host_class)
-    return preview(layer, settings)
+        return surgery.view(layer, layer._host_class)
+    return layer
 
 
 def wrong_name(name: Any) -> list[str]:

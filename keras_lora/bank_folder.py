@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def write_folder(
         data = adapter_bytes(adapter.tensors, record_of(adapter.info))
         mark = hashlib.blake2b(data, digest_size=8).hexdigest()
         files[adapter.name] = f"{adapter.name}-{mark}.safetensors"
-        if not (folder / files[adapter.name]).exists():
+        if not holds(folder / files[adapter.name], data):
             write_whole(folder / files[adapter.name], data)
     index = {"format": 1, "adapters": files, **settings}
     write_whole(folder / INDEX, json.dumps(index, indent=1).encode())
@@ -38,12 +39,28 @@ def write_folder(
         (folder / old).unlink(missing_ok=True)
 
 
-def files_of(folder: Path) -> set[str]:
-    """The adapter files of the bank that a folder holds, if it holds one."""
+def holds(path: Path, data: bytes) -> bool:
+    """Whether a file is there and has exactly this content."""
     try:
-        return set(read_index(folder)["adapters"].values())
+        return path.read_bytes() == data
+    except OSError:
+        return False
+
+
+def files_of(folder: Path) -> set[str]:
+    """The adapter files of the bank that a folder holds, if it holds one.
+
+    Only such as `write_folder` names: a foreign index removes nothing else.
+    """
+    try:
+        adapters = read_index(folder)["adapters"]
     except ValueError:
         return set()
+    return {
+        file
+        for name, file in adapters.items()
+        if re.fullmatch(re.escape(name) + r"-[0-9a-f]{16}\.safetensors", file)
+    }
 
 
 def read_index(folder: Path) -> dict[str, Any]:

@@ -32,8 +32,11 @@ def symbolic_inputs(base: Layer) -> Any:
         for tensor in tensors
         if tensor.shape[0] is not None
     ]
-    if surgery.has_graph(base):
-        refuse("AdapterBank was not made", problems)
+    if not surgery.has_graph(base):
+        problems = []
+    if isinstance(structure, dict) and IDS in structure:
+        problems.append(f"input {IDS!r} is what the bank calls its own")
+    refuse("AdapterBank was not made", problems)
     names = unique_names(structure)
     copies = [
         keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=name)
@@ -44,9 +47,9 @@ def symbolic_inputs(base: Layer) -> Any:
 
 def unique_names(structure: Any) -> list[str]:
     """A name for each input: a dict's keys, else the tensors' own."""
-    if isinstance(structure, dict):
-        return [str(key) for key in sorted(structure)]
     tensors = keras.tree.flatten(structure)
+    if isinstance(structure, dict) and len(structure) == len(tensors):
+        return [str(key) for key in sorted(structure)]
     names = [tensor.name.rpartition("/")[2] for tensor in tensors]
     if len(set(names)) < len(names) or IDS in names:
         return [f"input_{number}" for number in range(len(names))]
@@ -61,7 +64,7 @@ def with_ids(x: Any, ids: Any, like: Any = None) -> dict[str, Any]:
     if isinstance(x, dict) and isinstance(like, dict):
         missing = [key for key in like if key not in x]
         refuse("Inputs", [f"no input {key!r}" for key in missing])
-        values = [x[key] for key in sorted(like)]
+        values = keras.tree.flatten({key: x[key] for key in like})
     if len(values) != len(names):
         raise ValueError(
             f"The base takes {len(names)} inputs ({', '.join(names)}). "

@@ -18,6 +18,13 @@ class Batch:
     rows: list[int]
     names: list[str | None]
 
+    def cut(self, batch_size: int, room: int) -> list["Batch"]:
+        """The batch in parts, if it holds more adapters than `room`."""
+        return [
+            Batch([self.rows[place] for place in part.rows], part.names)
+            for part in plan(self.names, batch_size, room)
+        ]
+
 
 def plan(
     names: Sequence[str | None], batch_size: int, room: int
@@ -27,6 +34,7 @@ def plan(
     Rows keep their order where all adapters fit at once. Where they do not,
     rows of one adapter go together, so that each is brought in once.
     """
+    room = max(1, room)
     order = list(range(len(names)))
     distinct = list(dict.fromkeys(n for n in names if n is not None))
     if len(distinct) > room:
@@ -59,11 +67,17 @@ def padded(count: int, batch_size: int) -> int:
     return min(batch_size, 1 << (count - 1).bit_length())
 
 
-def names_of_rows(adapter: Names, rows: int) -> list[str | None]:
-    """The adapter of each row."""
+def names_of_rows(adapter: Any, rows: int) -> list[Any]:
+    """The adapter of each row, as it was given."""
     if adapter is None or isinstance(adapter, str):
         return [adapter] * rows
-    return list(adapter)
+    try:
+        return list(adapter)
+    except TypeError:
+        raise ValueError(
+            "`adapter` must be None, a name, or a name or None a row. "
+            f"Received: adapter={adapter!r}"
+        ) from None
 
 
 def spread(

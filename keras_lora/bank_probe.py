@@ -1,28 +1,36 @@
 """Does a base keep the rows of a batch apart: tried out, not assumed."""
 
-import functools
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_lora import surgery
-from keras_lora.bank_inputs import with_ids
+from keras_lora.bank_inputs import IDS, with_ids
+from keras_lora.bank_watch import (
+    Call,
+    Unfit,
+    mixing_layer,
+    others_moved,
+    watch,
+    without_rows,
+)
 from keras_lora.layers import lora_class
 from keras_lora.residency import Residency
 from keras_lora.routing import Routed
 from keras_lora.stacks import LORA, Kind
 from keras_lora.surgery import Layer
 
-LENGTHS = (8, 64)
+LENGTHS = (8, 4, 2, 1, 16, 32, 64, 128, 224)
 """Sizes tried for axes that a base leaves open."""
+COUNTS = (5, 7, 11, 13, 17, 19, 23)
+"""Rows to watch: a prime that no axis is a multiple of tells rows apart."""
 LARGEST = 128
 """Most rows tried at a time."""
 
 
-def probe(base: Layer, layers: dict[str, Layer], inputs: Any) -> None:
-    """Gives one row a random adapter and watches all others.
+def probe(base: Layer, layers: dict[str, Layer], inputs: Any) -> Unfit:
+    """Gives one row other contents, then a random adapter; watches the rest.
 
     Args:
         base: The base, plain; it is plain again afterwards.
@@ -33,43 +41,206 @@ def probe(base: Layer, layers: dict[str, Layer], inputs: Any) -> None:
         ValueError: Another row moved (the layer that mixes rows is named), or
             the base cannot be run by rows.
     """
-    trial = Residency(layers, 1)
-    able = {p: [Kind(LORA, 1)] for p, la in layers.items() if lora_class(la)}
+    trial = Trial(base, layers, inputs)
+    unfit = trial.watch_contents()
+    slots = Residency(layers, 1)
+    able = {
+        path: [Kind(LORA, 1)]
+        for path, layer in layers.items()
+        if lora_class(layer) and path not in unfit.inputs
+    }
     try:
-        trial.provide(able)
-        fill_at_random(trial)
-        ids = keras.Input((), dtype="int32", name="adapter_ids")
-        outputs = Routed(base, lambda: 2)(inputs, ids)
-        check_outputs(base, outputs)
-        model = keras.Model(with_ids(inputs, ids), outputs)
-        length = usable_length(model, inputs)
-        for rows in batch_sizes(inputs, length):
-            x = random_inputs(inputs, rows, length)
-            if mixes(model.predict_on_batch, x, rows, inputs):
-                name = mixing_layer(base, layers, x, rows, inputs)
-                raise ValueError(
-                    "AdapterBank was not made.\n- "
-                    f"{base.name!r} mixes the rows of a batch of {rows} in "
-                    f"layer {name!r}: one row's adapter would reach others"
-                )
+        slots.provide(able)
+        fill_at_random(slots)
+        trial.try_adapters()
     finally:
-        trial.close()
+        slots.close()
+    return unfit
 
 
-def check_outputs(base: Layer, outputs: Any) -> None:
-    """Refuses outputs that cannot say "no such adapter" row by row."""
-    for tensor in keras.tree.flatten(outputs):
-        if not str(tensor.dtype).startswith(("float", "bfloat")):
-            raise ValueError(
-                f"AdapterBank was not made.\n- {base.name!r} has an output of "
-                f"{tensor.dtype}; only floating-point ones can be served"
+class Trial:
+    """A base run on random rows."""
+
+    def __init__(
+        self, base: Layer, layers: dict[str, Layer], inputs: Any
+    ) -> None:
+        self.base, self.layers, self.inputs = base, layers, inputs
+        self.length = LENGTHS[0]
+        self.routed = Routed(base, lambda: 2)
+        self.compiled: Any = None
+
+    def watch_contents(self) -> Unfit:
+        """Changes the contents of one row and watches all layers."""
+        rows, before, outputs = self.first_run()
+        row = rows // 2
+        x = self.random_inputs(rows)
+        for value in keras.tree.flatten(x):
+            value[row] = 1 - value[row]
+        after, moved = self.watched(x)
+        if others_moved(outputs, moved, row):
+            raise self.mixes(rows, mixing_layer(before, after, row))
+        pairs = list(zip(before, after, strict=True))
+        return Unfit(
+            frozenset(
+                one.path
+                for one, two in pairs
+                if without_rows(one.inputs, two.inputs)
+            ),
+            frozenset(
+                one.path
+                for one, two in pairs
+                if without_rows(one.outputs, two.outputs)
+                or others_moved(one.outputs[:1], two.outputs[:1], row)
+            ),
+        )
+
+    def first_run(self) -> tuple[int, list[Call], Any]:
+        """Finds a size for open axes that the base runs with."""
+        problem: Exception | None = None
+        for length in LENGTHS if self.has_open_axes() else LENGTHS[:1]:
+            self.length = length
+            rows = next(n for n in COUNTS if self.tells_apart(n))
+            x = self.random_inputs(rows)
+            try:
+                calls, outputs = self.watched(x)
+            except Exception as error:
+                problem = problem or error
+                continue
+            self.check_outputs(self.run(x), rows)
+            return rows, calls, outputs
+        raise ValueError(
+            f"AdapterBank was not made.\n- {self.base.name!r} does not run on "
+            f"random inputs: {problem}"
+        ) from problem
+
+    def watched(self, x: Any, adapted: int | None = None) -> Any:
+        """The calls in a run, and what came out."""
+        rows = len(keras.tree.flatten(x)[0])
+        return watch(lambda: self.run(x, adapted), self.layers, rows)
+
+    def has_open_axes(self) -> bool:
+        """Whether any input has an axis of any size beside the batch."""
+        flat = keras.tree.flatten(self.inputs)
+        return any(None in tensor.shape[1:] for tensor in flat)
+
+    def tells_apart(self, count: int) -> bool:
+        """Whether no axis of the inputs is a multiple of so many rows."""
+        return count == COUNTS[-1] or all(
+            (size or self.length) % count
+            for tensor in keras.tree.flatten(self.inputs)
+            for size in tensor.shape[1:]
+        )
+
+    def check_outputs(self, outputs: Any, rows: int) -> None:
+        """Refuses outputs that cannot say "no such adapter" row by row."""
+        problems = []
+        for tensor in keras.tree.flatten(outputs):
+            dtype = keras.backend.standardize_dtype(tensor.dtype)
+            if not dtype.startswith(("float", "bfloat")):
+                problems.append(
+                    f"{self.base.name!r} has an output of {dtype}; only "
+                    "floating-point ones can be served"
+                )
+            if tuple(tensor.shape[:1]) != (rows,):
+                problems.append(
+                    f"{self.base.name!r} has an output of shape "
+                    f"{tuple(tensor.shape)} for {rows} rows"
+                )
+        if problems:
+            text = "\n".join(f"- {problem}" for problem in problems)
+            raise ValueError(f"AdapterBank was not made.\n{text}")
+
+    def run(self, x: Any, adapted: int | None = None) -> Any:
+        """Runs the base eagerly, with the adapter on one row or none."""
+        tensors = keras.tree.map_structure(ops.convert_to_tensor, x)
+        ids = ops.convert_to_tensor(self.ids(x, adapted))
+        return self.routed(tensors, ids)
+
+    def try_adapters(self) -> None:
+        """Gives one row an adapter, at every size of batch that may matter."""
+        for rows in self.batch_sizes():
+            x, row = self.random_inputs(rows), rows // 2
+            try:
+                mixed = self.reaches_others(x, row)
+            except Exception as error:
+                raise ValueError(
+                    f"AdapterBank was not made.\n- {self.base.name!r} does "
+                    f"not run with an adapter a row: {error}"
+                ) from error
+            if mixed:
+                (one, _), (two, _) = self.watched(x), self.watched(x, row)
+                raise self.mixes(rows, mixing_layer(one, two, row))
+
+    def reaches_others(self, x: Any, row: int) -> bool:
+        """Whether a row's adapter moves any other row's output."""
+        run = self.runner()
+        before, after = run(x, None), run(x, row)
+        for one, two in zip(
+            keras.tree.flatten(before), keras.tree.flatten(after), strict=True
+        ):
+            one, two = (
+                np.delete(ops.convert_to_numpy(y).astype("float32"), row, 0)
+                for y in (one, two)
             )
+            if not np.allclose(one, two, 1e-4, 1e-5, equal_nan=True):
+                return True
+        return False
+
+    def runner(self) -> Any:
+        """What runs a batch: JAX compiles whole models sooner than each op."""
+        if keras.backend.backend() != "jax":
+            return self.run
+        if self.compiled is None:
+            ids = keras.Input((), dtype="int32", name=IDS)
+            outputs = self.routed(self.inputs, ids)
+            self.compiled = keras.Model(with_ids(self.inputs, ids), outputs)
+        return lambda x, row: self.compiled.predict_on_batch(
+            with_ids(x, self.ids(x, row), self.inputs)
+        )
+
+    def ids(self, x: Any, adapted: int | None) -> np.ndarray:
+        """Slot 1 for one row or none, 0 for the others."""
+        ids = np.zeros(len(keras.tree.flatten(x)[0]), "int32")
+        if adapted is not None:
+            ids[adapted] = 1
+        return ids
+
+    def batch_sizes(self) -> list[int]:
+        """2, 3, and the size of every other axis of the inputs."""
+        sizes = {2, 3}
+        for tensor in keras.tree.flatten(self.inputs):
+            sizes |= {size or self.length for size in tensor.shape[1:]}
+        return sorted(size for size in sizes if 1 < size <= LARGEST)
+
+    def random_inputs(self, rows: int) -> Any:
+        """Noise for floating-point inputs, ones for the others.
+
+        The noise stays in [0, 2): a base without a graph does not tell that
+        it takes numbers of words.
+        """
+        rng = np.random.default_rng(1)
+
+        def make(tensor: Any) -> np.ndarray:
+            shape = (rows, *(size or self.length for size in tensor.shape[1:]))
+            if str(tensor.dtype).startswith(("float", "bfloat")):
+                return rng.uniform(0, 2, size=shape).astype("float32")
+            return np.ones(shape, tensor.dtype)
+
+        return keras.tree.map_structure(make, self.inputs)
+
+    def mixes(self, rows: int, layer: str | None) -> ValueError:
+        """The error that names the layer."""
+        return ValueError(
+            f"AdapterBank was not made.\n- {self.base.name!r} mixes the rows "
+            f"of a batch of {rows} in layer {layer or self.base.name!r}: one "
+            "row's adapter would reach others"
+        )
 
 
-def fill_at_random(trial: Residency) -> None:
+def fill_at_random(slots: Residency) -> None:
     """Puts random factors into slot 1 of every host."""
     rng = np.random.default_rng(0)
-    for host in trial.hosts.values():
+    for host in slots.hosts.values():
         stack = host.stacks[LORA]
         values = {
             name: rng.normal(size=variable.shape[1:]).astype("float32")
@@ -77,102 +248,3 @@ def fill_at_random(trial: Residency) -> None:
         }
         values["lora_a"] /= np.sqrt(values["lora_a"].shape[0])
         stack.write(1, values)
-
-
-def usable_length(model: Any, inputs: Any) -> int:
-    """A size for open axes that the base runs with."""
-    for length in LENGTHS[:-1]:
-        try:
-            x = random_inputs(inputs, 2, length)
-            model.predict_on_batch(with_ids(x, np.zeros(2, "int32"), inputs))
-        except Exception:
-            continue
-        return length
-    return LENGTHS[-1]
-
-
-def batch_sizes(inputs: Any, length: int) -> list[int]:
-    """2, 3, and the size of every other axis of the inputs."""
-    sizes = {2, 3}
-    for tensor in keras.tree.flatten(inputs):
-        sizes |= {size or length for size in tensor.shape[1:]}
-    return sorted(size for size in sizes if 1 < size <= LARGEST)
-
-
-def random_inputs(inputs: Any, rows: int, length: int) -> Any:
-    """Noise for floating-point inputs, ones for the others."""
-    rng = np.random.default_rng(1)
-
-    def make(tensor: Any) -> np.ndarray:
-        shape = (rows, *(size or length for size in tensor.shape[1:]))
-        if str(tensor.dtype).startswith(("float", "bfloat")):
-            return rng.normal(size=shape).astype("float32")
-        return np.ones(shape, tensor.dtype)
-
-    return keras.tree.map_structure(make, inputs)
-
-
-def mixes(run: Any, x: Any, rows: int, inputs: Any) -> bool:
-    """Whether a row's adapter moves any other row."""
-    ids = np.zeros(rows, "int32")
-    before = run(with_ids(x, ids, inputs))
-    ids[rows // 2] = 1
-    return others_moved(before, run(with_ids(x, ids, inputs)), rows)
-
-
-def others_moved(before: Any, after: Any, rows: int) -> bool:
-    """Whether two nests differ in another row than the probed one."""
-    before = [arrays(a) for a in keras.tree.flatten(before)]
-    after = [arrays(a) for a in keras.tree.flatten(after)]
-    for one, two in zip(before, after, strict=True):
-        if one is None or two is None:
-            continue
-        if one.ndim == 0 or one.shape[0] % rows:
-            if not np.array_equal(one, two, equal_nan=True):
-                return True
-            continue
-        each = one.shape[0] // rows
-        others = np.arange(one.shape[0]) // each != rows // 2
-        if not np.allclose(
-            one[others], two[others], rtol=1e-4, atol=1e-5, equal_nan=True
-        ):
-            return True
-    return False
-
-
-def arrays(value: Any) -> np.ndarray | None:
-    """A tensor as float64, or None for what is no tensor."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return None
-    return np.asarray(ops.convert_to_numpy(value)).astype("float64")
-
-
-def note(seen: list[Any], path: str, inputs: Any, outputs: Any) -> None:
-    """Adds one call of a layer to those seen."""
-    seen.append((path, inputs, outputs))
-
-
-def mixing_layer(
-    base: Layer, layers: dict[str, Layer], x: Any, rows: int, inputs: Any
-) -> str:
-    """The innermost layer whose inputs keep rows apart and outputs do not."""
-    runs: list[list[tuple[str, Any, Any]]] = []
-    routed = Routed(base, lambda: 2)
-    for row in (None, rows // 2):
-        seen: list[tuple[str, Any, Any]] = []
-        for path, layer in layers.items():
-            surgery.record_calls(layer, functools.partial(note, seen, path))
-        ids = np.zeros(rows, "int32")
-        if row is not None:
-            ids[row] = 1
-        try:
-            tensors = keras.tree.map_structure(ops.convert_to_tensor, x)
-            routed(tensors, ops.convert_to_tensor(ids))
-        finally:
-            for layer in layers.values():
-                surgery.forget_calls(layer)
-        runs.append(seen)
-    for (path, in0, out0), (_, in1, out1) in zip(*runs, strict=True):
-        if others_moved(out0, out1, rows) and not others_moved(in0, in1, rows):
-            return path or base.name
-    return str(base.name)

@@ -1,6 +1,5 @@
 """Which adapter sits in which slot: least recently used ones make room."""
 
-import logging
 from collections import OrderedDict
 from typing import Any
 
@@ -8,11 +7,9 @@ from keras_lora.bank_adapter import BankAdapter
 from keras_lora.config import ALL_LINEAR, Targets
 from keras_lora.problems import refuse
 from keras_lora.routing import Switch
-from keras_lora.stacks import LORA, Kind, become_host, leave_bank
-from keras_lora.surgery import Layer, forget_compiled
+from keras_lora.stacks import LORA, Kind, Stack, become_host, leave_bank
+from keras_lora.surgery import Layer
 from keras_lora.targets import lora_targets
-
-LOG = logging.getLogger("keras_lora")
 
 
 class Residency:
@@ -44,11 +41,14 @@ class Residency:
         """How many adapters one batch can use beside the pinned one."""
         return self.capacity - (self.pinned is not None)
 
-    def provide(self, kinds: dict[str, list[Kind]]) -> bool:
+    def provide(self, kinds: dict[str, list[Kind]]) -> int:
         """Adds or enlarges stacks so that adapters of these kinds fit.
 
+        Either all of them or, where one fails, none.
+
         Returns:
-            Whether anything had to grow: functions are traced anew then.
+            On how many layers something grew. Functions have to be traced
+            anew then, and all slots are empty.
         """
         grown = []
         for path, wanted in kinds.items():
@@ -57,19 +57,44 @@ class Residency:
                 stack = host.stacks.get(kind.key) if host else None
                 if stack is None or stack.kind.size < kind.size:
                     grown.append((path, kind))
-        for path, kind in grown:
-            if path not in self.hosts:
-                become_host(self.layers[path], self.switch)
-                self.hosts[path] = self.layers[path]
-            self.hosts[path].add_stack(kind, self.count)
+        fresh = {path for path, _ in grown if path not in self.hosts}
+        made: list[tuple[Any, Stack]] = []
+        try:
+            for path, kind in grown:
+                host = become_host(self.layers[path], self.switch)
+                made.append((host, host.new_stack(kind, self.count)))
+        except BaseException:
+            for host, stack in made:
+                host.drop_stack(stack)
+            for path in fresh:
+                leave_bank(self.layers[path])
+            raise
+        for host, stack in made:
+            host.put_stack(stack)
+        self.hosts.update({path: self.layers[path] for path in fresh})
         if grown:
             self.slots.clear()
-            forget_compiled(self.hosts.values())
-            LOG.info(
-                "bank grew on %d layers; functions are traced again",
-                len({path for path, _ in grown}),
-            )
-        return bool(grown)
+            self.pin(self.pinned)
+        return len({path for path, _ in grown})
+
+    def pin(self, adapter: BankAdapter | None) -> None:
+        """Makes an adapter that of plain calls; its slot stays its own.
+
+        Where this fails, what was pinned before is so again.
+        """
+        before, self.pinned = self.pinned, adapter
+        if before is not None and before in self.slots:
+            # Plain calls read its slot until the new one is whole.
+            self.slots.move_to_end(before)
+        try:
+            slot = 0 if adapter is None else self.bring_in([adapter])[0]
+            self.switch.state.assign(slot)
+        except BaseException:
+            self.pinned = None
+            self.switch.state.assign(0)
+            if before is not adapter:
+                self.pin(before)
+            raise
 
     def bring_in(self, adapters: list[BankAdapter]) -> list[int]:
         """Gives each of some adapters a slot; returns the slots.
@@ -119,9 +144,9 @@ class Residency:
         """Makes every host the plain layer it was."""
         for host in self.hosts.values():
             leave_bank(host)
-        forget_compiled(self.layers.values())
         self.hosts.clear()
         self.slots.clear()
+        self.pinned = None
 
 
 def declared_kinds(

@@ -157,28 +157,34 @@ class BankHost(AdapterHost):
     def load_own_variables(self, store: Any) -> None:
         self._plain().load_own_variables(store)
 
-    def add_stack(self, kind: Kind, slots: int) -> None:
-        """Adds an empty stack, or one that is larger than the one there is."""
-        old = self.stacks.pop(kind.key, None)
-        for variable in old.variables.values() if old else ():
+    def put_stack(self, stack: "Stack") -> None:
+        """Sets a new stack in the place of the one of its kind, if any."""
+        old = self.stacks.get(stack.kind.key)
+        self.stacks[stack.kind.key] = stack
+        if old is not None:
+            self.drop_stack(old)
+
+    def drop_stack(self, stack: "Stack") -> None:
+        """Takes a stack's variables off the layer."""
+        for variable in stack.variables.values():
             surgery.remove_weight(self, variable)
-        self.stacks[kind.key] = self.new_stack(kind, slots)
 
     def new_stack(self, kind: Kind, slots: int) -> Stack:
         """An empty stack whose variables the layer tracks."""
-        return Stack(
-            kind,
-            {
-                name: surgery.add_weight(
+        stack = Stack(kind, {})
+        try:
+            for name, shape in slot_shapes(self, kind).items():
+                stack.variables[name] = surgery.add_weight(
                     self,
                     name=name,
                     shape=(slots, *shape),
                     initializer="zeros",
                     trainable=False,
                 )
-                for name, shape in slot_shapes(self, kind).items()
-            },
-        )
+        except BaseException:
+            self.drop_stack(stack)
+            raise
+        return stack
 
     def delta(self, x: Any) -> Any:
         stack = self.stacks[LORA].variables
@@ -206,11 +212,6 @@ class BankHost(AdapterHost):
         return self._served("quantized_call", args, kwargs)
 
     def _served(self, method: str, args: Any, kwargs: Any) -> Any:
-        if kwargs.get("training") is True:
-            raise ValueError(
-                f"{self.name!r} is served by an AdapterBank and does not "
-                "train: `detach` the bank first"
-            )
         if LORA in self.stacks:
             y = getattr(super(), method)(*args, **kwargs)
         else:
@@ -259,10 +260,10 @@ def slot_shapes(host: Any, kind: Kind) -> dict[str, tuple[int, ...]]:
 _CLASSES: dict[type, Any] = {}
 
 
-def become_host(layer: Layer, switch: Switch) -> None:
-    """Makes a layer of the base a host with no stacks yet."""
+def become_host(layer: Layer, switch: Switch) -> Any:
+    """Makes a layer of the base a host with no stacks yet; returns it."""
     if isinstance(layer, BankHost):
-        return
+        return layer
     host = type(layer)
     lora = lora_class(layer)
     if host not in _CLASSES:
@@ -275,10 +276,13 @@ def become_host(layer: Layer, switch: Switch) -> None:
     layer.__dict__["_switch"] = switch
     surgery.add_seed(layer, switch)
     surgery.set_class(layer, _CLASSES[host])
+    return layer
 
 
 def leave_bank(layer: Layer) -> None:
     """Makes a host the plain layer it was."""
+    if not isinstance(layer, BankHost):
+        return
     for variable in layer.adapter_weights.values():
         surgery.remove_weight(layer, variable)
     surgery.remove_seed(layer, layer.__dict__.pop("_switch"))

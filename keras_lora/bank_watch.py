@@ -1,0 +1,140 @@
+"""What the rows of a batch do inside a base: every layer's calls, watched."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lora import surgery
+from keras_lora.surgery import Layer
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A tensor in short: mean and spread of each row, or of all of it.
+
+    A tensor is made of rows where its first axis is a multiple of theirs.
+    Whole activations of a large base would not fit into memory twice.
+    """
+
+    apart: bool
+    numbers: np.ndarray
+
+    def moved(self, other: "Rows") -> np.ndarray:
+        """Which of the rows differ in another run."""
+        if self.numbers.shape != other.numbers.shape:
+            return np.ones(len(self.numbers), bool)
+        same = np.isclose(
+            self.numbers, other.numbers, rtol=1e-4, atol=1e-6, equal_nan=True
+        )
+        return ~same.all(axis=1)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the layer at a path: its tensors, in short."""
+
+    path: str
+    inputs: list[Rows]
+    outputs: list[Rows]
+
+
+@dataclass(frozen=True)
+class Unfit:
+    """Layers that cannot have an adapter a row.
+
+    Attributes:
+        inputs: Paths of those whose input is the same for all rows, such as
+            a table of positions; LoRA would read other rows' adapters there.
+        outputs: Paths of those whose output is not made of rows.
+    """
+
+    inputs: frozenset[str]
+    outputs: frozenset[str]
+
+    def problem(self, path: str, method: str) -> list[str]:
+        """Says why the layer at `path` is not fit for a method."""
+        if method == "lora" and path in self.inputs:
+            return [f"{path}: its input has no rows to tell adapters by"]
+        if method != "lora" and path in self.outputs:
+            return [f"{path}: its output has no rows to tell adapters by"]
+        return []
+
+
+def in_short(nest: Any, rows: int) -> list[Rows]:
+    """The tensors of a nest; those of a loop that is traced are left out."""
+    found = []
+    for value in keras.tree.flatten(nest):
+        if value is None or isinstance(value, bool | int | float | str):
+            continue
+        try:
+            array = np.asarray(ops.convert_to_numpy(value)).astype("float64")
+        except Exception:
+            continue
+        apart = array.ndim > 0 and array.shape[0] % rows == 0 and array.size > 0
+        flat = array.reshape(rows if apart else 1, -1)
+        if flat.size:
+            numbers = np.stack([flat.mean(axis=1), flat.std(axis=1)], axis=1)
+            found.append(Rows(apart, numbers))
+    return found
+
+
+def watch(
+    run: Any, layers: dict[str, Layer], rows: int
+) -> tuple[list[Call], list[Rows]]:
+    """Runs something and gives all calls of layers, and what came out.
+
+    Args:
+        run: Function of no arguments.
+        layers: Layers to watch, by path.
+        rows: Rows of the batch it runs on.
+    """
+    calls: list[Call] = []
+
+    def seen(path: str, inputs: Any, outputs: Any) -> None:
+        calls.append(
+            Call(path, in_short(inputs, rows), in_short(outputs, rows))
+        )
+
+    try:
+        for path, layer in layers.items():
+            surgery.record_calls(layer, functools.partial(seen, path))
+        outputs = run()
+    finally:
+        for layer in layers.values():
+            surgery.forget_calls(layer)
+    return calls, in_short(outputs, rows)
+
+
+def others_moved(before: list[Rows], after: list[Rows], row: int) -> bool:
+    """Whether more than one row of any tensor differs between two runs."""
+    for one, two in zip(before, after, strict=True):
+        moved = one.moved(two)
+        if one.apart:
+            moved[row] = False
+        if moved.any():
+            return True
+    return False
+
+
+def without_rows(before: list[Rows], after: list[Rows]) -> bool:
+    """Whether the first tensor is the same for whatever rows there are."""
+    if not before or before[0].apart:
+        return False
+    return not before[0].moved(after[0]).any()
+
+
+def mixing_layer(before: list[Call], after: list[Call], row: int) -> str | None:
+    """The first layer whose outputs mix rows that its inputs keep apart.
+
+    A layer within another returns first.
+    """
+    for one, two in zip(before, after, strict=True):
+        if others_moved(one.outputs, two.outputs, row) and not others_moved(
+            one.inputs, two.inputs, row
+        ):
+            return one.path
+    return None
