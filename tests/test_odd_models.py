@@ -314,12 +314,14 @@ def test_every_step_holds(name, tmp_path):
     model = build()
     base, before = outputs(model, x), state(model)
     keras_lora.inject(model, config)
-    assert apart(outputs(model, x), base) == 0
+    # Torch runs a frozen LSTM by another kernel, in plain Keras too.
+    rounding = 1e-6 if "bidirectional" in name and BACKEND == "torch" else 0
+    assert apart(outputs(model, x), base) <= rounding
     fill(model)
     adapted = outputs(model, x)
     assert apart(adapted, base) > 1e-4
     with keras_lora.disabled(model):
-        assert apart(outputs(model, x), base) == 0
+        assert apart(outputs(model, x), base) <= rounding
     keras_lora.save_adapter(model, tmp_path / "adapter")
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
