@@ -20,6 +20,7 @@ from keras_lora.fingerprint import layer_digests
 from keras_lora.host import AdapterHost
 from keras_lora.layers import lora_class
 from keras_lora.paths import join, own_variables, structural_paths
+from keras_lora.problems import refuse
 from keras_lora.surgery import Layer
 
 Settings = dict[str, Any]
@@ -100,6 +101,7 @@ class Member:
 
     def get_config(self) -> dict[str, Any]:
         """The plain layer, and what to attach at and below it."""
+        refuse_if_off(self, "saved")
         mine = member_of(self)
         below = {
             rel: layer
@@ -145,12 +147,27 @@ class Member:
         """
         return surgery.unpickled, super().__reduce__()[1]
 
+    def save_own_variables(self, store: Any) -> None:
+        """Stores values, unless what is there stands in for them."""
+        refuse_if_off(self, "saved")
+        super().save_own_variables(store)  # type: ignore[misc]
+
     def load_own_variables(self, store: Any) -> None:
         """Loads values, which then are the base's."""
+        refuse_if_off(self, "loaded")
         super().load_own_variables(store)  # type: ignore[misc]
         mine = member_of(self)
         if mine.path not in mine.base.trained:
             mine.digests = layer_digests(self, mine.base.sampled)
+
+
+def refuse_if_off(layer: Layer, what: str) -> None:
+    """Raises where `disabled` has put a member's values aside."""
+    off = member_of(layer).off_depth
+    refuse(
+        f"Layer {layer.name!r} was not {what}",
+        ["the adapter is switched off by `disabled`"] if off else [],
+    )
 
 
 def is_host(layer: Layer) -> bool:
@@ -213,7 +230,17 @@ def rejoin(
     if not root.built:
         surgery.when_built(root, lambda: rejoin(root, base, path, settings))
         return
-    for rel, layer in structural_paths(root).items():
+    layers = structural_paths(root)
+    refuse(
+        f"The adapter of {root.name!r} was not restored",
+        [
+            f"{join(path, rel)}: not among the layers that the config of "
+            f"{type(root).__name__} gives back"
+            for rel in settings
+            if rel not in layers
+        ],
+    )
+    for rel, layer in layers.items():
         act = functools.partial(
             join_base, layer, base, join(path, rel), settings.get(rel)
         )
