@@ -8,6 +8,7 @@ import keras
 from keras_lora import surgery
 from keras_lora.host import AdapterHost
 from keras_lora.member import hosts, member_of, members, membership
+from keras_lora.paths import own_variables
 from keras_lora.problems import refuse, shorten
 from keras_lora.surgery import Layer
 
@@ -114,6 +115,20 @@ def switched_off(found: dict[str, Layer]) -> list[str]:
     if any(member_of(layer).off_depth for layer in found.values()):
         return ["the adapter is switched off by `disabled`"]
     return []
+
+
+def without_originals(found: dict[str, Layer]) -> list[str]:
+    """Trained layers of a base whose values before training are lost.
+
+    They are not in a `.keras` file.
+    """
+    return [
+        f"{path}: its values before training are not known here"
+        for path, layer in found.items()
+        if path in member_of(layer).base.trained
+        and own_variables(layer)
+        and member_of(layer).originals is None
+    ]
 
 
 def hosts_or_refuse(model: Layer, action: str) -> dict[str, Any]:

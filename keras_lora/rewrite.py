@@ -16,6 +16,7 @@ from keras_lora.checks import (
     occupied,
     switched_off,
     unbuilt,
+    without_originals,
 )
 from keras_lora.config import (
     AdapterConfig,
@@ -188,13 +189,7 @@ def eject(model: Any) -> Any:
     """
     found = members(model)
     problems = incomplete(model, found) + switched_off(found)
-    problems += [
-        f"{path}: its values before training are not known here"
-        for path, layer in found.items()
-        if path in member_of(layer).base.trained
-        and own_variables(layer)
-        and member_of(layer).originals is None
-    ]
+    problems += without_originals(found)
     refuse("eject: nothing was changed", problems)
     layers = everyone(found)
     for layer in layers:

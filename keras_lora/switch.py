@@ -7,7 +7,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_lora.checks import incomplete
+from keras_lora.checks import incomplete, without_originals
 from keras_lora.member import is_host, member_of, members
 from keras_lora.paths import own_variables
 from keras_lora.problems import refuse
@@ -44,7 +44,8 @@ def disabled(model: Any) -> Iterator[Any]:
     ```
     """
     found = members(model)
-    refuse("disabled: nothing was changed", incomplete(model, found))
+    problems = incomplete(model, found) + without_originals(found)
+    refuse("disabled: nothing was changed", problems)
     with _SWITCH:
         for layer in found.values():
             _switch_off(layer)
