@@ -10,6 +10,8 @@ import hypothesis
 import keras
 import pytest
 
+from tests.elsewhere import hide_keras_lora, new_process
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 # The first example of a property compiles a model, later ones do not: a time
@@ -23,6 +25,20 @@ def fresh_keras_state():
     """Gives each test the same seed, layer numbering and dtype policy."""
     keras.backend.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session")
+def elsewhere():
+    """Runs functions of `tests.elsewhere` in another process."""
+    with new_process() as process:
+        yield lambda act, *args: process.submit(act, *args).result()
+
+
+@pytest.fixture(scope="session")
+def without_keras_lora():
+    """As `elsewhere`, where keras_lora cannot be imported."""
+    with new_process(hide_keras_lora) as process:
+        yield lambda act, *args: process.submit(act, *args).result()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,603 @@
+"""The laws of the design that no other file shows, each by its name."""
+
+import hashlib
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import keras_lora
+from keras_lora import AdapterConfig, LoRAConfig
+from tests.helpers import fill, state
+from tests.models import (
+    KINDS,
+    Block,
+    Head,
+    Outer,
+    alone,
+    bert_backbone,
+    bert_classifier,
+    compile_for,
+    count_calls,
+    difference,
+    features,
+    first,
+    fit,
+    flattened_into,
+    functional,
+    labels_for,
+    nested_in,
+    outputs_of,
+    predictions_of,
+    same_bits,
+    sequence_on,
+    sequential,
+    set_random,
+    to_tensors,
+    tokens,
+    values_of,
+)
+
+TORCH = keras.backend.backend() == "torch"
+
+
+def random(model, seed=0):
+    set_random(model.weights, seed)
+    return model
+
+
+def with_head(base):
+    """A subclassed model, whose graph nobody knows."""
+    model = Outer(base, layers.Dense(2, name="top"))
+    model(features(6))
+    return model
+
+
+OUTER = {
+    "nested": lambda base: nested_in(base, features(6)),
+    "flattened": lambda base: flattened_into(base, features(6)),
+    "sequential": lambda base: sequence_on(base, features(6)),
+    "subclassed": with_head,
+    "alone": lambda base: base,
+}
+every_outer = pytest.mark.parametrize("outer", OUTER)
+
+
+# 3. Everything trained is saved.
+
+
+@every_outer
+def test_head_is_saved_and_loaded_with_the_adapter(outer, tmp_path):
+    def make():
+        base = random(functional())
+        return base, OUTER[outer](base)
+
+    base, model = make()
+    keras_lora.inject(base, LoRAConfig(2), train=["logits"])
+    set_random(model.trainable_variables, seed=5, size=0.1)
+    x, path = features(6), tmp_path / "task.safetensors"
+    before = outputs_of(model, x)
+    named = {"head": "top"} if outer == "subclassed" else {}
+
+    keras_lora.save_adapter(model, path, **named)
+
+    info = keras_lora.inspect_adapter(path)
+    trained = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+    assert info.parameters == trained
+    assert (info.head is not None) == (outer != "alone")
+    other_base, other = make()
+    keras_lora.load_adapter(other, path)
+    assert difference(before, outputs_of(other, x)) <= 1e-6
+    if info.head is not None:
+        # A bank over the bare base serves the head from the file alone.
+        keras_lora.load_adapter(bare := random(functional()), path, head=False)
+        rebuilt = info.build_head()(first(bare(to_tensors(x))))
+        assert np.allclose(before[0], ops.convert_to_numpy(rebuilt), atol=1e-5)
+
+
+def test_head_of_a_bert_classifier_is_saved_by_train(tmp_path):
+    model = random(bert_classifier())
+    x, path = tokens(with_segments=True), tmp_path / "task.safetensors"
+    keras_lora.inject(model, LoRAConfig(2), train=["logits"])
+    set_random(model.trainable_variables, seed=5, size=0.1)
+
+    keras_lora.save_adapter(model, path)
+
+    other = random(bert_classifier())
+    keras_lora.load_adapter(other, path)
+    assert same_bits(outputs_of(model, x), outputs_of(other, x))
+
+
+def test_head_of_a_classifier_on_an_adapted_backbone_is_saved(tmp_path):
+    import keras_hub
+
+    def make():
+        backbone = random(bert_backbone())
+        task = keras_hub.models.BertTextClassifier(
+            backbone, num_classes=3, preprocessor=None
+        )
+        set_random(task.get_layer("logits").weights, 1)
+        return backbone, task
+
+    backbone, model = make()
+    x, path = tokens(with_segments=True), tmp_path / "task.safetensors"
+    keras_lora.inject(backbone, LoRAConfig(2, targets=["query", "value"]))
+    set_random(model.trainable_variables, seed=5, size=0.1)
+
+    keras_lora.save_adapter(model, path)
+
+    _, other = make()
+    keras_lora.load_adapter(other, path)
+    assert same_bits(outputs_of(model, x), outputs_of(other, x))
+
+
+def test_head_of_the_users_own_is_stored_as_weights_only(tmp_path):
+    def make():
+        base = random(functional())
+        model = keras.Sequential([base, Head()])
+        model.build((None, 6))
+        return base, model
+
+    base, model = make()
+    keras_lora.inject(base, LoRAConfig(2))
+    set_random(model.trainable_variables, seed=5, size=0.1)
+    path = tmp_path / "task.safetensors"
+
+    keras_lora.save_adapter(model, path)
+
+    info = keras_lora.inspect_adapter(path)
+    assert info.head is None and info.outside
+    with pytest.raises(ValueError, match="no head that can be rebuilt"):
+        info.build_head()
+    _, other = make()
+    keras_lora.load_adapter(other, path)
+    x = features(6)
+    assert same_bits(outputs_of(model, x), outputs_of(other, x))
+
+
+def test_trainable_parts_around_a_base_are_saved_wherever_they_are(tmp_path):
+    def make():
+        base = random(functional())
+        inputs = keras.Input((4,))
+        x = base(layers.Dense(6, name="before")(inputs))
+        x = layers.Concatenate()([x, layers.Dense(2, name="beside")(inputs)])
+        return base, keras.Model(inputs, layers.Dense(2, name="after")(x))
+
+    base, model = make()
+    keras_lora.inject(base, LoRAConfig(2))
+    set_random(model.trainable_variables, seed=5, size=0.1)
+    path = tmp_path / "task.safetensors"
+
+    keras_lora.save_adapter(model, path)
+
+    _, other = make()
+    keras_lora.load_adapter(other, path)
+    x = features(4)
+    assert same_bits(outputs_of(model, x), outputs_of(other, x))
+
+
+def test_statistics_of_a_head_s_batch_normalization_are_saved(tmp_path):
+    def make():
+        base = random(functional())
+        model = keras.Sequential(
+            [base, layers.BatchNormalization(), layers.Dense(2)]
+        )
+        model.build((None, 6))
+        return base, model
+
+    base, model = make()
+    keras_lora.inject(base, LoRAConfig(2))
+    x, path = features(6), tmp_path / "task.safetensors"
+    labels = labels_for(model, x)
+    fit(compile_for(model, labels), x, labels)
+
+    keras_lora.save_adapter(model, path)
+
+    _, other = make()
+    keras_lora.load_adapter(other, path)
+    assert same_bits(outputs_of(model, x), outputs_of(other, x))
+
+
+def test_equal_weights_give_equal_bytes(tmp_path):
+    paths = [tmp_path / name for name in ("a", "b", "c")]
+    base = random(functional())
+    model = nested_in(base, features(6))
+    keras_lora.inject(base, LoRAConfig(2))
+    set_random(model.trainable_variables, seed=5)
+    keras_lora.save_adapter(model, paths[0])
+    keras_lora.save_adapter(model, paths[1])
+    # Another object, whose automatic names have other numbers.
+    other = random(functional())
+    outer = nested_in(other, features(6))
+    keras_lora.load_adapter(outer, paths[0])
+    keras_lora.save_adapter(outer, paths[2])
+
+    digests = {hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
+    assert len(digests) == 1
+
+
+# 4. The delta costs what it weighs, in float32 whatever the policy.
+
+
+@pytest.mark.parametrize(
+    "policy",
+    ["mixed_bfloat16", "bfloat16", "mixed_float16", "float16", "float64"],
+)
+@pytest.mark.parametrize("method", ["lora", "bottleneck"])
+def test_adapter_is_float32_under_every_policy(policy, method, tmp_path):
+    def make():
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(policy)
+        try:
+            inputs = keras.Input((4, 6))
+            x = layers.Dense(8, activation="tanh")(inputs)
+            x = layers.MultiHeadAttention(2, 4, name="attention")(x, x)
+            base = keras.Model(inputs, layers.Dense(3, name="last")(x))
+        finally:
+            keras.config.set_dtype_policy(before)
+        return random(base)
+
+    base, x = make(), features(4, 6)
+    before = outputs_of(base, x)
+    config = (
+        LoRAConfig(2)
+        if method == "lora"
+        else AdapterConfig(3, targets=["attention", "last"])
+    )
+    keras_lora.inject(base, config)
+    assert {v.dtype for v in base.trainable_variables} == {"float32"}
+    assert same_bits(before, outputs_of(base, x))
+    assert before[0].dtype == outputs_of(base, x)[0].dtype
+    set_random(base.trainable_variables, seed=5, size=0.1)
+    after = outputs_of(base, x)
+    assert difference(before, after) > 1e-2
+    labels = labels_for(base, x)
+    frozen = values_of(base.non_trainable_variables)
+    losses = fit(compile_for(base, labels), x, labels)
+    assert np.all(np.isfinite(losses))
+    assert same_bits(frozen, values_of(base.non_trainable_variables))
+    path = tmp_path / "task.safetensors"
+    keras_lora.save_adapter(base, path)
+    other = keras_lora.load_adapter(make(), path)
+    assert same_bits(outputs_of(base, x), outputs_of(other, x))
+    # The checkpoint holds base weights of 16 bits as they are.
+    base.save_weights(tmp_path / "model.weights.h5")
+    other = keras_lora.inject(make(), config)
+    other.load_weights(tmp_path / "model.weights.h5")
+    assert same_bits(outputs_of(base, x), outputs_of(other, x))
+    keras_lora.eject(base)
+    assert same_bits(before, outputs_of(base, x))
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16"])
+def test_delta_is_not_rounded_into_a_16_bit_kernel(policy):
+    base = keras.Sequential(
+        [keras.Input((64,)), layers.Dense(64, dtype=policy)]
+    )
+    random(base)
+    keras_lora.inject(base, LoRAConfig(2, alpha=2))
+    a, b = base.trainable_variables
+    rng = np.random.default_rng(3)
+    a.assign(0.05 * rng.normal(size=a.shape))
+    b.assign(0.02 * rng.normal(size=b.shape))
+    x = features(64)
+    # The delta of the rounded kernel would be off by a fifth; here what is
+    # lost is lost in the sum with an output of 8 bits only.
+    exact = x @ ops.convert_to_numpy(a) @ ops.convert_to_numpy(b)
+    here = ops.convert_to_numpy(base.layers[0].delta(to_tensors(x)))
+
+    assert np.max(np.abs(exact)) > 1e-3
+    assert np.max(np.abs(here - exact)) < 1e-3 * np.max(np.abs(exact))
+
+
+# 5. Compiled functions never go stale, and a switch is data.
+
+
+def trains_again(model, x):
+    """Whether the model asks for `compile`, and trains after it."""
+    labels = labels_for(model, x)
+    with pytest.raises(ValueError, match="compile"):
+        fit(model, x, labels)
+    before = values_of(model.trainable_variables)
+    fit(compile_for(model, labels), x, labels)
+    return difference(before, values_of(model.trainable_variables)) > 1e-4
+
+
+@every_outer
+def test_compiled_models_ask_for_compile_after_every_change(outer):
+    x = features(6)
+    base = random(functional())
+    model = OUTER[outer](base)
+    labels = labels_for(model, x)
+    fit(compile_for(model, labels), x, labels)
+    predictions_of(model, x)
+
+    keras_lora.inject(base, LoRAConfig(2))
+    kernel = base.get_layer("stem").kernel
+    frozen = values_of([kernel])
+    assert trains_again(model, x)
+    assert same_bits(frozen, values_of([kernel]))
+    predictions_of(model, x)
+
+    keras_lora.merge(model)
+    assert difference(outputs_of(model, x), predictions_of(model, x)) <= 1e-5
+    frozen = values_of([kernel])
+    assert trains_again(model, x)
+    assert not same_bits(frozen, values_of([kernel]))
+
+    keras_lora.inject(base, LoRAConfig(2))
+    assert trains_again(model, x)
+    predictions_of(model, x)
+
+    keras_lora.eject(model)
+    assert difference(outputs_of(model, x), predictions_of(model, x)) <= 1e-5
+    assert trains_again(model, x)
+
+
+def test_load_adapter_on_a_plain_base_asks_for_compile(tmp_path):
+    x, path = features(6), tmp_path / "task.safetensors"
+    keras_lora.save_adapter(
+        fill(keras_lora.inject(random(sequential()), LoRAConfig(2))), path
+    )
+    base = random(sequential())
+    model = nested_in(base, x)
+    labels = labels_for(model, x)
+    # The base must not move, and yet the training function be there.
+    still = keras.optimizers.SGD(0.0)
+    fit(compile_for(model, labels, still), x, labels)
+    before = predictions_of(model, x)
+
+    keras_lora.load_adapter(model, path, head=False)
+
+    assert difference(before, predictions_of(model, x)) > 1e-3
+    assert trains_again(model, x)
+
+
+def test_load_adapter_swaps_values_without_a_retrace(tmp_path):
+    x = features(6)
+    base = random(functional())
+    model = keras_lora.inject(base, LoRAConfig(2), train=["logits"])
+    paths = [tmp_path / "a", tmp_path / "b"]
+    expected = []
+    for seed, path in enumerate(paths):
+        set_random(model.trainable_variables, seed, size=0.1)
+        keras_lora.save_adapter(model, path)
+        expected.append(outputs_of(model, x))
+    labels = labels_for(model, x)
+    fit(compile_for(model, labels), x, labels)
+    model.predict(x, verbose=0)
+    calls = count_calls(model)
+
+    for path, outputs in zip(paths, expected, strict=True):
+        keras_lora.load_adapter(model, path)
+        assert model.compiled
+        calls.clear()
+        assert difference(outputs, predictions_of(model, x)) <= 1e-5
+        assert TORCH or not calls
+    assert difference(*expected) > 1e-2
+
+
+def test_disabled_switches_a_compiled_fit_back_on():
+    x = features(6)
+    model = keras_lora.inject(random(functional()), LoRAConfig(2))
+    labels = labels_for(model, x)
+    fit(compile_for(model, labels), x, labels)
+    before = values_of(model.trainable_variables)
+    with keras_lora.disabled(model), keras_lora.disabled(model):
+        model.predict(x, verbose=0)
+    assert same_bits(before, values_of(model.trainable_variables))
+    fit(model, x, labels)
+    assert not same_bits(before, values_of(model.trainable_variables))
+
+
+# 6. A path is the identity.
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_files_are_interchangeable_between_two_builds(name, tmp_path):
+    kind = KINDS[name].placed(alone)
+    config = LoRAConfig(2, targets=kind.lora)
+    x, path = kind.inputs(), tmp_path / "task.safetensors"
+    one = kind.base()
+    # Moves the counters of automatic names apart.
+    for _ in range(2):
+        layers.Dense(1), layers.LayerNormalization(), Block()
+    other = kind.base()
+    assert keras_lora.find_targets(one, kind.lora) == keras_lora.find_targets(
+        other, kind.lora
+    )
+    fill(keras_lora.inject(one, config), scale=0.1)
+    keras_lora.save_adapter(one, path)
+    keras_lora.load_adapter(other, path)
+
+    assert same_bits(outputs_of(one, x), outputs_of(other, x))
+
+
+# 8. No silent loss.
+
+
+def test_layers_of_an_adapter_that_a_config_cannot_rebuild_are_refused(
+    tmp_path,
+):
+    @keras.saving.register_keras_serializable("tests")
+    class Forgetful(layers.Layer):
+        """Its config does not say how many layers it has."""
+
+        def __init__(self, count=1, **kwargs):
+            super().__init__(**kwargs)
+            self.parts = [layers.Dense(6) for _ in range(count)]
+
+        def build(self, shape):
+            for part in self.parts:
+                part.build(shape)
+
+        def call(self, x):
+            for part in self.parts:
+                x = part(x)
+            return x
+
+        def get_config(self):
+            return {"name": self.name}
+
+    model = keras.Sequential([keras.Input((6,)), Forgetful(3)])
+    fill(keras_lora.inject(model, LoRAConfig(2)))
+    file = tmp_path / "model.keras"
+
+    with pytest.raises(ValueError, match="forgetful/dense_1: not among"):
+        model.save(file)
+        keras.saving.load_model(file)
+
+
+def test_classes_given_at_load_time_come_back_adapted(tmp_path):
+    class Unregistered(Block):
+        pass
+
+    model = keras.Sequential([keras.Input((3, 6)), Unregistered(6)])
+    fill(keras_lora.inject(random(model), LoRAConfig(2)))
+    x, file = features(3, 6), tmp_path / "model.keras"
+    model.save(file)
+
+    again = keras.saving.load_model(
+        file, custom_objects={"Unregistered": Unregistered}
+    )
+
+    assert difference(outputs_of(model, x), outputs_of(again, x)) <= 1e-6
+    with pytest.raises(TypeError, match="Unregistered"):
+        keras.saving.load_model(file)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5", ".h5"])
+def test_switched_off_adapter_is_not_saved_by_keras_either(suffix, tmp_path):
+    model = fill(keras_lora.inject(random(functional()), LoRAConfig(2)))
+    before, file = values_of(model.weights), tmp_path / f"model{suffix}"
+    save = model.save_weights if suffix == ".weights.h5" else model.save
+
+    with (
+        keras_lora.disabled(model),
+        pytest.raises(ValueError, match="switched off"),
+    ):
+        save(file)
+
+    assert same_bits(before, values_of(model.weights))
+
+
+def test_weights_are_not_loaded_into_a_switched_off_adapter(tmp_path):
+    model = fill(keras_lora.inject(random(functional()), LoRAConfig(2)))
+    file = tmp_path / "model.weights.h5"
+    model.save_weights(file)
+    before = values_of(model.weights)
+
+    with (
+        keras_lora.disabled(model),
+        pytest.raises(ValueError, match="switched off"),
+    ):
+        model.load_weights(file)
+
+    assert same_bits(before, values_of(model.weights))
+
+
+def test_legacy_h5_file_carries_the_adapter_or_is_refused(tmp_path):
+    model = fill(keras_lora.inject(random(functional()), LoRAConfig(2)))
+    x, file = features(6), tmp_path / "model.h5"
+    try:
+        model.save(file)
+        again = keras.saving.load_model(file)
+    except (ValueError, NotImplementedError):
+        return
+    assert difference(outputs_of(model, x), outputs_of(again, x)) <= 1e-6
+
+
+def test_clone_carries_the_adapter_or_is_refused():
+    model = fill(keras_lora.inject(random(functional()), LoRAConfig(2)))
+    x = features(6)
+    try:
+        again = keras.models.clone_model(model)
+    except (ValueError, NotImplementedError):
+        return
+    again.set_weights(model.get_weights())
+    assert difference(outputs_of(model, x), outputs_of(again, x)) <= 1e-6
+
+
+def test_disabled_needs_the_values_before_training(tmp_path):
+    model = keras_lora.inject(
+        random(functional()), LoRAConfig(2), train=["logits"]
+    )
+    set_random(model.trainable_variables, seed=5)
+    file = tmp_path / "model.keras"
+    model.save(file)
+    again = keras.saving.load_model(file)
+    before = values_of(again.weights)
+
+    for door in (
+        keras_lora.eject,
+        lambda m: keras_lora.disabled(m).__enter__(),
+    ):
+        with pytest.raises(ValueError, match="not known here"):
+            door(again)
+    assert same_bits(before, values_of(again.weights))
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_failed_load_leaves_the_model_as_it_was(adapted, tmp_path):
+    x, path = features(6), tmp_path / "task.safetensors"
+    base = random(sequential())
+    wide = keras.Sequential([base, layers.Activation("tanh"), layers.Dense(5)])
+    wide.build((None, 6))
+    keras_lora.inject(base, LoRAConfig(2))
+    keras_lora.save_adapter(fill(wide), path)
+
+    base = random(sequential())
+    model = sequence_on(base, x)
+    if adapted:
+        fill(keras_lora.inject(base, LoRAConfig(2)), seed=9)
+    labels = labels_for(model, x)
+    still = keras.optimizers.SGD(0.0)
+    fit(compile_for(model, labels, still), x, labels)
+    before = state(model)
+
+    # The head is of another shape: the last thing that is found out.
+    with pytest.raises(ValueError, match="@head"):
+        keras_lora.load_adapter(model, path)
+
+    assert state(model) == before
+    assert model.compiled
+    fit(model, x, labels)
+
+
+# 10. Merge is exact, and leaves the model where it refuses.
+
+
+def test_merge_that_would_overflow_leaves_the_model():
+    model = keras.Sequential(
+        [keras.Input((6,)), layers.Dense(4, dtype="float16"), layers.Dense(3)]
+    )
+    keras_lora.inject(random(model), LoRAConfig(2))
+    for variable in model.trainable_variables:
+        variable.assign(ops.full(variable.shape, 300.0))
+    before = state(model)
+
+    with pytest.raises(ValueError, match="dense: .*not finite"):
+        keras_lora.merge(model)
+
+    assert state(model) == before
+
+
+# 11. Training is `model.fit`: a frozen base stays in inference mode.
+
+
+def test_dropout_of_an_adapter_acts_in_training_only():
+    x = features(6)
+    base = random(functional())
+    plain = outputs_of(base, x)
+    keras_lora.inject(base, LoRAConfig(2, dropout=0.5))
+    assert same_bits(plain, outputs_of(base, x))
+    fill(base)
+    assert same_bits(outputs_of(base, x), outputs_of(base, x))
+
+    def trained():
+        y = base(to_tensors(x), training=True)
+        return [np.array(ops.convert_to_numpy(ops.stop_gradient(y)))]
+
+    assert difference(trained(), trained()) > 1e-3
+    assert difference(trained(), outputs_of(base, x)) > 1e-3
