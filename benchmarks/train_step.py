@@ -151,9 +151,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "trainable": sum(
                 int(np.prod(v.shape)) for v in model.trainable_weights
             ),
-            "peak_mb": None
-            if options.no_memory
-            else peak_memory(side, options),
+            "peak_mb": peak_memory(side, options) if options.memory else None,
         }
     return {
         "settings": {
