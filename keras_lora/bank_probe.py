@@ -1,5 +1,6 @@
 """Does a base keep the rows of a batch apart: tried out, not assumed."""
 
+from collections.abc import Collection
 from typing import Any
 
 import keras
@@ -52,7 +53,7 @@ def probe(base: Layer, layers: dict[str, Layer], inputs: Any) -> Unfit:
     try:
         slots.provide(able)
         fill_at_random(slots)
-        trial.try_adapters()
+        trial.try_adapters(able)
     finally:
         slots.close()
     return unfit
@@ -70,66 +71,67 @@ class Trial:
         self.compiled: Any = None
 
     def watch_contents(self) -> Unfit:
-        """Changes the contents of one row and watches all layers."""
+        """Changes the contents of rows and watches all layers."""
         rows, before, outputs = self.first_run()
-        row = rows // 2
-        x = self.random_inputs(rows)
-        for value in keras.tree.flatten(x):
-            value[row] = 1 - value[row]
-        after, moved = self.watched(x)
-        if others_moved(outputs, moved, row):
-            raise self.mixes(rows, mixing_layer(before, after, row))
-        pairs = list(zip(before, after, strict=True))
-        return Unfit(
-            frozenset(
-                one.path
-                for one, two in pairs
-                if without_rows(one.inputs, two.inputs)
-            ),
-            frozenset(
-                one.path
-                for one, two in pairs
-                if without_rows(one.outputs, two.outputs)
-                or others_moved(one.outputs[:1], two.outputs[:1], row)
-            ),
-        )
+        inputs: set[str] = set()
+        unfit: set[str] = set()
+        for changed in one_and_the_others(rows):
+            x = self.random_inputs(rows)
+            for value in keras.tree.flatten(x):
+                value[changed] = 1 - value[changed]
+            after, moved = self.watched(x, plain=True)
+            if others_moved(outputs, moved, changed):
+                raise self.mixes(rows, mixing_layer(before, after, changed))
+            for one, two in zip(before, after, strict=True):
+                if without_rows(one.inputs, two.inputs):
+                    inputs.add(one.path)
+                if without_rows(one.outputs, two.outputs) or others_moved(
+                    one.outputs[:1], two.outputs[:1], changed
+                ):
+                    unfit.add(one.path)
+        return Unfit(frozenset(inputs), frozenset(unfit))
 
     def first_run(self) -> tuple[int, list[Call], Any]:
         """Finds a size for open axes that the base runs with."""
         problem: Exception | None = None
         for length in LENGTHS if self.has_open_axes() else LENGTHS[:1]:
             self.length = length
-            rows = next(n for n in COUNTS if self.tells_apart(n))
+            rows = self.telling_count()
             x = self.random_inputs(rows)
             try:
-                calls, outputs = self.watched(x)
+                calls, short = self.watched(x, plain=True)
+                outputs = self.run_plain(x)
             except Exception as error:
                 problem = problem or error
                 continue
-            self.check_outputs(self.run(x), rows)
-            return rows, calls, outputs
+            self.check_outputs(outputs, rows)
+            return rows, calls, short
         raise ValueError(
             f"AdapterBank was not made.\n- {self.base.name!r} does not run on "
             f"random inputs: {problem}"
         ) from problem
 
-    def watched(self, x: Any, adapted: int | None = None) -> Any:
+    def watched(self, x: Any, ids: Any = None, plain: bool = False) -> Any:
         """The calls in a run, and what came out."""
         rows = len(keras.tree.flatten(x)[0])
-        return watch(lambda: self.run(x, adapted), self.layers, rows)
+        if plain:
+            return watch(lambda: self.run_plain(x), self.layers, rows)
+        return watch(lambda: self.run(x, ids), self.layers, rows)
 
     def has_open_axes(self) -> bool:
         """Whether any input has an axis of any size beside the batch."""
         flat = keras.tree.flatten(self.inputs)
         return any(None in tensor.shape[1:] for tensor in flat)
 
-    def tells_apart(self, count: int) -> bool:
-        """Whether no axis of the inputs is a multiple of so many rows."""
-        return count == COUNTS[-1] or all(
-            (size or self.length) % count
+    def telling_count(self) -> int:
+        """A number of rows that no axis of the inputs is a multiple of."""
+        sizes = [
+            size or self.length
             for tensor in keras.tree.flatten(self.inputs)
             for size in tensor.shape[1:]
-        )
+        ]
+        fit = [n for n in COUNTS if all(size % n for size in sizes)]
+        return (fit or COUNTS)[0]
 
     def check_outputs(self, outputs: Any, rows: int) -> None:
         """Refuses outputs that cannot say "no such adapter" row by row."""
@@ -150,41 +152,56 @@ class Trial:
             text = "\n".join(f"- {problem}" for problem in problems)
             raise ValueError(f"AdapterBank was not made.\n{text}")
 
-    def run(self, x: Any, adapted: int | None = None) -> Any:
-        """Runs the base eagerly, with the adapter on one row or none."""
+    def run_plain(self, x: Any) -> Any:
+        """Runs the base eagerly."""
         tensors = keras.tree.map_structure(ops.convert_to_tensor, x)
-        ids = ops.convert_to_tensor(self.ids(x, adapted))
-        return self.routed(tensors, ids)
+        return self.base(tensors, training=False)
 
-    def try_adapters(self) -> None:
-        """Gives one row an adapter, at every size of batch that may matter."""
+    def run(self, x: Any, ids: Any) -> Any:
+        """Runs the base eagerly, with a slot a row."""
+        tensors = keras.tree.map_structure(ops.convert_to_tensor, x)
+        return self.routed(tensors, ops.convert_to_tensor(ids))
+
+    def try_adapters(self, hosts: Collection[str]) -> None:
+        """Gives rows an adapter, at every size of batch that may matter."""
         for rows in self.batch_sizes():
-            x, row = self.random_inputs(rows), rows // 2
-            try:
-                mixed = self.reaches_others(x, row)
-            except Exception as error:
-                raise ValueError(
-                    f"AdapterBank was not made.\n- {self.base.name!r} does "
-                    f"not run with an adapter a row: {error}"
-                ) from error
-            if mixed:
-                (one, _), (two, _) = self.watched(x), self.watched(x, row)
-                raise self.mixes(rows, mixing_layer(one, two, row))
+            for adapted in one_and_the_others(rows):
+                try:
+                    mixed = self.reaches_others(adapted)
+                except Exception as error:
+                    raise ValueError(
+                        f"AdapterBank was not made.\n- {self.base.name!r} does "
+                        f"not run with an adapter a row: {error}"
+                    ) from error
+                if mixed:
+                    raise self.mixes(rows, self.mixing_layer(adapted, hosts))
 
-    def reaches_others(self, x: Any, row: int) -> bool:
-        """Whether a row's adapter moves any other row's output."""
-        run = self.runner()
-        before, after = run(x, None), run(x, row)
-        for one, two in zip(
-            keras.tree.flatten(before), keras.tree.flatten(after), strict=True
-        ):
+    def reaches_others(self, adapted: np.ndarray) -> bool:
+        """Whether an adapter on some rows moves the output of any other."""
+        x, run = self.random_inputs(len(adapted)), self.runner()
+        before = keras.tree.flatten(run(x, np.zeros(len(adapted), "int32")))
+        after = keras.tree.flatten(run(x, adapted.astype("int32")))
+        for pair in zip(before, after, strict=True):
             one, two = (
-                np.delete(ops.convert_to_numpy(y).astype("float32"), row, 0)
-                for y in (one, two)
+                ops.convert_to_numpy(y)[~adapted].astype("float32")
+                for y in pair
             )
             if not np.allclose(one, two, 1e-4, 1e-5, equal_nan=True):
                 return True
         return False
+
+    def mixing_layer(
+        self, adapted: np.ndarray, hosts: Collection[str]
+    ) -> str | None:
+        """Where that happens, looked for where rows are told apart best."""
+        for rows in one_and_the_others(self.telling_count())[0], adapted:
+            x = self.random_inputs(len(rows))
+            before, _ = self.watched(x, np.zeros(len(rows), "int32"))
+            after, _ = self.watched(x, rows.astype("int32"))
+            found = mixing_layer(before, after, rows, hosts)
+            if found is not None:
+                return found
+        return None
 
     def runner(self) -> Any:
         """What runs a batch: JAX compiles whole models sooner than each op."""
@@ -194,16 +211,9 @@ class Trial:
             ids = keras.Input((), dtype="int32", name=IDS)
             outputs = self.routed(self.inputs, ids)
             self.compiled = keras.Model(with_ids(self.inputs, ids), outputs)
-        return lambda x, row: self.compiled.predict_on_batch(
-            with_ids(x, self.ids(x, row), self.inputs)
+        return lambda x, ids: self.compiled.predict_on_batch(
+            with_ids(x, ids, self.inputs)
         )
-
-    def ids(self, x: Any, adapted: int | None) -> np.ndarray:
-        """Slot 1 for one row or none, 0 for the others."""
-        ids = np.zeros(len(keras.tree.flatten(x)[0]), "int32")
-        if adapted is not None:
-            ids[adapted] = 1
-        return ids
 
     def batch_sizes(self) -> list[int]:
         """2, 3, and the size of every other axis of the inputs."""
@@ -235,6 +245,12 @@ class Trial:
             f"of a batch of {rows} in layer {layer or self.base.name!r}: one "
             "row's adapter would reach others"
         )
+
+
+def one_and_the_others(rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows to change: what one does to all, and what all do to one."""
+    one = np.arange(rows) == rows // 2
+    return one, ~one
 
 
 def fill_at_random(slots: Residency) -> None:

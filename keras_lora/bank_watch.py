@@ -1,6 +1,7 @@
 """What the rows of a batch do inside a base: every layer's calls, watched."""
 
 import functools
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,13 +110,13 @@ def watch(
     return calls, in_short(outputs, rows)
 
 
-def others_moved(before: list[Rows], after: list[Rows], row: int) -> bool:
-    """Whether more than one row of any tensor differs between two runs."""
+def others_moved(
+    before: list[Rows], after: list[Rows], changed: np.ndarray
+) -> bool:
+    """Whether a row moved that was not changed, in any tensor of two runs."""
     for one, two in zip(before, after, strict=True):
         moved = one.moved(two)
-        if one.apart:
-            moved[row] = False
-        if moved.any():
+        if (moved & ~changed if one.apart else moved).any():
             return True
     return False
 
@@ -127,14 +128,28 @@ def without_rows(before: list[Rows], after: list[Rows]) -> bool:
     return not before[0].moved(after[0]).any()
 
 
-def mixing_layer(before: list[Call], after: list[Call], row: int) -> str | None:
+def mixing_layer(
+    before: list[Call],
+    after: list[Call],
+    changed: np.ndarray,
+    hosts: Collection[str] = (),
+) -> str | None:
     """The first layer whose outputs mix rows that its inputs keep apart.
 
     A layer within another returns first.
+
+    Args:
+        before: Calls of a run.
+        after: Calls of another, with other contents or adapters.
+        changed: Mask of the rows that got them.
+        hosts: Paths with adapters; one whose input is not made of rows, such
+            as with time first, mixes them by itself.
     """
     for one, two in zip(before, after, strict=True):
-        if others_moved(one.outputs, two.outputs, row) and not others_moved(
-            one.inputs, two.inputs, row
-        ):
+        if not others_moved(one.outputs, two.outputs, changed):
+            continue
+        if one.path in hosts and not all(rows.apart for rows in one.inputs):
+            return one.path
+        if not others_moved(one.inputs, two.inputs, changed):
             return one.path
     return None
