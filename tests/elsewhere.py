@@ -54,6 +54,20 @@ def outputs_of_plain_model(name, path):
     return outputs_of(model, KINDS[name].inputs())
 
 
+def error_of_loading(name, path):
+    """The message of the error that loading a `.keras` file ends in."""
+    import keras
+
+    if KINDS[name].needs_keras_hub:
+        import keras_hub  # noqa: F401
+
+    try:
+        keras.saving.load_model(path)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return None
+
+
 def life_of_reloaded_model(files, x, labels, frozen, ejects, is_task):
     """Loads an adapted model from a `.keras` file and goes on with it.
 

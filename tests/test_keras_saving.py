@@ -6,7 +6,7 @@ import pytest
 
 import keras_lora
 from keras_lora import AdapterConfig, LoRAConfig
-from tests.elsewhere import life_of_reloaded_model
+from tests.elsewhere import error_of_loading, life_of_reloaded_model
 from tests.models import (
     KINDS,
     alone,
@@ -46,6 +46,7 @@ reloaded = pytest.mark.parametrize(
         ("block_without_build", alone, "lora"),
         ("block_without_build", nested_in, "bottleneck"),
         ("block_without_build", flattened_into, "lora"),
+        ("grouped_query_attention", alone, "lora"),
         ("shared_layer", flattened_into, "lora"),
         ("recurrent", alone, "bottleneck"),
         ("bert_backbone", alone, "lora"),
@@ -127,6 +128,20 @@ def test_reloaded_keras_file_goes_on_where_the_model_stopped(
     if ejects:
         assert not any(m.startswith("keras_lora") for m in life["modules"])
         assert life["weights"] == len(keras_lora.eject(model).weights)
+
+
+@pytest.mark.parametrize(
+    "name", ["functional", "subclassed", "attention", "bert_classifier"]
+)
+def test_keras_file_does_not_load_as_a_plain_model(
+    name, tmp_path, without_keras_lora
+):
+    file = tmp_path / "model.keras"
+    with_values(adapted(name, "lora")).save(file)
+
+    error = without_keras_lora(error_of_loading, name, file)
+
+    assert error is not None
 
 
 @every_kind

@@ -199,6 +199,32 @@ def test_statistics_of_a_head_s_batch_normalization_are_saved(tmp_path):
     assert same_bits(outputs_of(model, x), outputs_of(other, x))
 
 
+def test_norms_named_in_train_are_saved_with_their_statistics(tmp_path):
+    base = random(functional())
+    norm = next(
+        layer
+        for layer in base.layers
+        if isinstance(layer, layers.BatchNormalization)
+    )
+    x, path = features(6), tmp_path / "task.safetensors"
+    plain, before = outputs_of(base, x), values_of(base.weights)
+    statistics = values_of(norm.weights)
+    keras_lora.inject(base, LoRAConfig(2), train=["batch_normalization"])
+    labels = labels_for(base, x)
+    fit(compile_for(base, labels), x, labels)
+    for old, new in zip(statistics, values_of(norm.weights), strict=True):
+        assert not np.array_equal(old, new)
+
+    keras_lora.save_adapter(base, path)
+
+    other = keras_lora.load_adapter(random(functional()), path)
+    assert same_bits(outputs_of(base, x), outputs_of(other, x))
+    with keras_lora.disabled(other):
+        assert same_bits(plain, outputs_of(other, x))
+    keras_lora.eject(base)
+    assert same_bits(before, values_of(base.weights))
+
+
 def test_equal_weights_give_equal_bytes(tmp_path):
     paths = [tmp_path / name for name in ("a", "b", "c")]
     base = random(functional())
@@ -601,3 +627,32 @@ def test_dropout_of_an_adapter_acts_in_training_only():
 
     assert difference(trained(), trained()) > 1e-3
     assert difference(trained(), outputs_of(base, x)) > 1e-3
+    labels = labels_for(base, x)
+    losses = fit(compile_for(base, labels), x, labels)
+    assert len(set(losses)) == 2 and np.all(np.isfinite(losses))
+    assert difference(outputs_of(base, x), predictions_of(base, x)) <= 1e-5
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_flags_set_before_inject_do_not_matter_and_come_back(whole):
+    def flags(model):
+        return (
+            [layer.trainable for layer in model._flatten_layers()],
+            [variable.trainable for variable in model.weights],
+        )
+
+    base = random(functional())
+    if whole:
+        base.trainable = False
+    else:
+        base.get_layer("stem").trainable = False
+        base.get_layer("branch").kernel.trainable = False
+    before = flags(base)
+
+    keras_lora.inject(base, LoRAConfig(2), train=["stem"])
+
+    names = [v.path.partition("/")[0] for v in base.trainable_variables]
+    assert names == ["stem"] * 2 + ["branch"] * 2 + ["logits"] * 2
+    assert trains_again(base, features(6))
+    keras_lora.eject(base)
+    assert flags(base) == before
