@@ -51,8 +51,9 @@ class AdapterBank:
     slot, in one forward pass. All methods may be called from several threads.
 
     Args:
-        base: The built base the adapters were trained on. It is served, and
-            not to be trained, until `detach`.
+        base: The built base the adapters were trained on. Until `detach` it
+            is served and does not train: an outer model that is fitted trains
+            its other layers only.
         capacity: Int above 0: how many adapters sit in slots at once. More
             may be loaded; one is brought in when it is asked for, and the
             least recently used one makes room.
@@ -141,7 +142,7 @@ class AdapterBank:
             variable.trainable = False
         for layer in self._layers.values():
             layer.__dict__["_keras_lora_bank"] = self
-            surgery.forbid_training_calls(layer, SERVED)
+            surgery.hold_inference(layer, SERVED)
         surgery.forbid_training(self._base, SERVED)
 
     def _leave_base(self) -> None:

@@ -5,12 +5,12 @@ Each function names the law of the design that fails without it.
 
 import functools
 import gc
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import keras
 from keras.src.backend import get_keras_mask, set_keras_mask
-from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.models.functional import Functional
 
 Layer: TypeAlias = Any
@@ -289,24 +289,25 @@ def forbid_training(model: Layer, reason: str) -> None:
         model.__dict__[name] = refused
 
 
-def forbid_training_calls(layer: Layer, reason: str) -> None:
-    """Makes calls of a layer in training mode say why they are refused.
+def hold_inference(layer: Layer, reason: str) -> None:
+    """Makes a layer run as it predicts in an outer model that trains.
 
-    An outer model trains a base without a call of the base's own `fit`.
+    An error from within a training step would cost the base its weights:
+    Keras empties a model's variables while a step runs on JAX.
     """
     for method in ("call", "quantized_call"):
         plain = getattr(type(layer), method, None)
         if plain is not None:
-            guarded = functools.partial(_guarded, layer, method, reason)
-            layer.__dict__[method] = functools.update_wrapper(guarded, plain)
+            held = functools.partial(_held, layer, method, reason)
+            layer.__dict__[method] = functools.update_wrapper(held, plain)
 
 
-def _guarded(
+def _held(
     layer: Layer, method: str, reason: str, *args: Any, **kwargs: Any
 ) -> Any:
-    context = get_global_attribute("current_call_ctx")
-    if kwargs.get("training", getattr(context, "training", None)) is True:
-        raise ValueError(f"{layer.name!r} does not train: {reason}")
+    if kwargs.get("training"):
+        warnings.warn(f"The base does not train: {reason}", stacklevel=2)
+        kwargs["training"] = False
     return getattr(type(layer), method)(layer, *args, **kwargs)
 
 
