@@ -1,7 +1,12 @@
 """What tests of the bank share: tasks made as a user makes them."""
 
+import atexit
 import contextlib
+import functools
+import shutil
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -147,6 +152,23 @@ def many_tasks(base, folder, count, x, *, rank=2, seed=10):
             base, folder / f"t{n}.safetensors", lora(rank), x, seed=seed + n
         )
         for n in range(count)
+    }
+
+
+@functools.cache
+def few_tasks():
+    """Tasks on `sequential()`, made once a process: bases alike have them.
+
+    LoRA of rank 2 as `t0` to `t3`, `head` of rank 3 with a head, and `wide`,
+    a bottleneck.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="keras_lora-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    base, x = sequential(), rows(8)
+    return {
+        **many_tasks(base, folder, 4, x),
+        "head": make_task(base, folder / "h", lora(3), x, head=dense_head(2)),
+        "wide": make_task(base, folder / "w", bottleneck(targets=["dense"]), x),
     }
 
 
