@@ -120,6 +120,20 @@ _ALL = (
         epochs=3,
     ),
     Task(
+        name="editorial-sentiment",
+        title="Does a newspaper's sentence approve or disapprove?",
+        labels=("negative", "positive"),
+        package=packages.RATED_TEXTS,
+        read=_sentiment("nytEditorialSnippets"),
+        examples=(
+            "The new rules finally protect the tenants who needed them most.",
+            "Once again the committee has chosen delay over honesty.",
+            "It is a modest reform, and it will save lives.",
+            "The mayor's plan rests on numbers that nobody can find.",
+        ),
+        epochs=3,
+    ),
+    Task(
         name="text-source",
         title="Where was a sentence written?",
         labels=("film review", "tweet", "product review", "editorial"),

@@ -67,9 +67,8 @@ def run(options: argparse.Namespace) -> None:
         report=lambda line: print(line, flush=True),
         verbose="auto",
     )
-    frozen = result.baselines["frozen features + logistic regression"]
     print(f"accuracy on held-out texts: {result.accuracy:.3f}")
-    gain = 100 * (result.accuracy - frozen)
+    gain = 100 * (result.accuracy - result.probe.accuracy)
     print(f"over the frozen features: {gain:+.1f} points")
     print(f"training took {result.seconds:.0f} s")
     print(f"saved {result.path} ({result.bytes / 1e3:,.0f} kB)")

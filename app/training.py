@@ -10,11 +10,14 @@ import numpy as np
 
 import keras_lora
 from app.base import Tokenizer, load_base
-from app.baselines import bag_of_words, frozen_probe
+from app.baselines import Probe, bag_of_words, frozen_probe
 from app.batches import Batches, TrainBatches, predict_texts
 from app.data import Splits
 from app.fetch import Progress
 from app.tasks import Task
+
+BAG_OF_WORDS = "TF-IDF + logistic regression"
+FROZEN_FEATURES = "frozen features + logistic regression"
 
 WARM_UP = 0.1
 """Share of the steps in which the learning rate rises."""
@@ -51,6 +54,7 @@ class Result:
     Args:
         accuracy: on the test texts, from 0 to 1.
         baselines: accuracy of each baseline on the same texts.
+        probe: the baseline that reads the frozen base's features.
         trainable: weights that trained, the head's included.
         share: of all weights, from 0 to 1.
         seconds: wall time of `fit`, validation included.
@@ -60,6 +64,7 @@ class Result:
 
     accuracy: float
     baselines: dict[str, float]
+    probe: Probe
     trainable: int
     share: float
     seconds: float
@@ -96,7 +101,7 @@ def train_task(
         f"{task.title} {len(splits.train):,} texts to train on, "
         f"{len(splits.validation):,} to validate, {len(splits.test):,} to test"
     )
-    baselines = measure_baselines(base, splits, tokenizer, report)
+    baselines, probe = measure_baselines(base, splits, tokenizer, report)
     keras.utils.set_random_seed(settings.seed)
     model = adapted_model(base, len(task.labels), settings)
     table = keras_lora.summary(model)
@@ -113,6 +118,7 @@ def train_task(
     return Result(
         accuracy=float(np.mean(logits.argmax(-1) == splits.test.labels)),
         baselines=baselines,
+        probe=probe,
         trainable=table.trainable,
         share=table.percent / 100,
         seconds=seconds,
@@ -126,20 +132,19 @@ def measure_baselines(
     splits: Splits,
     tokenizer: Tokenizer,
     report: Callable[[str], None] = lambda line: None,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], Probe]:
     """Test accuracy of both baselines; the base must carry no adapter."""
-    baselines = {}
+
+    def tell(name: str, accuracy: float) -> None:
+        baselines[name] = accuracy
+        report(f"baseline, {name}: {accuracy:.3f}")
+
+    baselines: dict[str, float] = {}
     report("measuring the baselines: a minute or two ...")
-    for name, measure in (
-        ("TF-IDF + logistic regression", lambda: bag_of_words(splits)),
-        (
-            "frozen features + logistic regression",
-            lambda: frozen_probe(base, splits, tokenizer),
-        ),
-    ):
-        baselines[name] = measure()
-        report(f"baseline, {name}: {baselines[name]:.3f}")
-    return baselines
+    tell(BAG_OF_WORDS, bag_of_words(splits))
+    probe = frozen_probe(base, splits, tokenizer)
+    tell(FROZEN_FEATURES, probe.accuracy)
+    return baselines, probe
 
 
 def adapted_model(

@@ -1,0 +1,58 @@
+"""What the adapter is measured against."""
+
+import keras
+import numpy as np
+import pytest
+
+from app.baselines import bag_of_words, frozen_probe
+from app.batches import predict_texts
+from app.data import Split, split
+from tests.models import set_random
+
+WORDS = ["fine", "grand", "dull", "poor", "odd", "green", "slow", "quick"]
+
+
+class WordIds:
+    """A tokenizer that knows eight words."""
+
+    def encode(self, texts):
+        return [[WORDS.index(word) + 1 for word in t.split()] for t in texts]
+
+
+def small_base():
+    inputs = {
+        name: keras.Input((None,), dtype="int32", name=name)
+        for name in ("token_ids", "segment_ids", "padding_mask")
+    }
+    x = keras.layers.Embedding(9, 6)(inputs["token_ids"])
+    x = keras.layers.GlobalAveragePooling1D()(x, mask=inputs["padding_mask"])
+    base = keras.Model(inputs, x)
+    set_random(base.weights)
+    return base
+
+
+def small_corpus(classes):
+    """Half the words of a text are its class's own."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, classes, 400, "int32")
+    ids = rng.integers(0, len(WORDS), (400, 6))
+    ids[:, :3] = labels[:, None] + classes * rng.integers(0, 2, (400, 3))
+    texts = [" ".join(WORDS[i] for i in row) for row in ids]
+    return split(Split(texts, labels))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_probe_is_a_head_on_the_bases_features(classes):
+    base, splits = small_base(), small_corpus(classes)
+    probe = frozen_probe(base, splits, WordIds())
+    assert probe.kernel.shape == (6, classes)
+    assert probe.bias.shape == (classes,)
+    features = predict_texts(base, splits.test.texts, WordIds())
+    logits = features @ probe.kernel + probe.bias
+    right = logits.argmax(-1) == splits.test.labels
+    assert np.mean(right) == pytest.approx(probe.accuracy)
+    assert probe.accuracy > 1 / classes + 0.1
+
+
+def test_a_bag_of_words_learns_too():
+    assert bag_of_words(small_corpus(2)) > 0.6
