@@ -105,7 +105,7 @@ def serve(
     bank.active = None
     table = bank.summary()
     row = table.rows[0]
-    tensors = row.host_bytes
+    tensors = 4 * keras_lora.inspect_adapter(files[0]).parameters
     result = {
         "base_ms": spread(alone),
         "mixed_ms": spread(mixed),
@@ -228,8 +228,8 @@ def show(n: int, row: dict[str, Any]) -> None:
         f"{row['mixed_ms'][1]:.0f} ms: {middle:.3f} x ({low:.3f} to "
         f"{high:.3f}); switch {row['switch_ms'][1]:.2f} ms, load "
         f"{row['load_ms'][1]:.1f} ms, bring in {row['bring_in_ms'][1]:.1f} ms; "
-        f"host {row['host_bytes_over_tensors']:.2f} x, slot "
-        f"{row['slot_bytes_over_tensors']:.2f} x its tensors, padding "
+        f"host {row['host_bytes_over_tensors']:.3f} x, slot "
+        f"{row['slot_bytes_over_tensors']:.3f} x its tensors, padding "
         f"{row['padding_bytes']:,} bytes",
         flush=True,
     )

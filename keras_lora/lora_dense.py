@@ -132,7 +132,8 @@ def trained_product(x: Any, w: Any, a: Any, b: Any, scale: float) -> Any:
 
         return ops.matmul(x, w + ops.matmul(a, b)), gradient
 
-    return product(x, ops.copy(a), b * scale)
+    # A custom gradient takes tensors, not variables.
+    return product(ops.convert_to_tensor(x), ops.copy(a), b * scale)
 
 
 class InDense(Multiplied):

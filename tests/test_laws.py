@@ -39,6 +39,7 @@ from tests.models import (
     values_of,
 )
 
+JAX = keras.backend.backend() == "jax"
 TORCH = keras.backend.backend() == "torch"
 
 
@@ -252,6 +253,9 @@ def test_equal_weights_give_equal_bytes(tmp_path):
 )
 @pytest.mark.parametrize("method", ["lora", "bottleneck"])
 def test_adapter_is_float32_under_every_policy(policy, method, tmp_path):
+    if JAX and policy in ("mixed_float16", "float16"):
+        pytest.skip("jax on a CPU has no float16 product summed in float32")
+
     def make():
         before = keras.config.dtype_policy()
         keras.config.set_dtype_policy(policy)
