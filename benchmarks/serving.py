@@ -12,8 +12,6 @@ adapter. Then 1,000 adapters over 16 slots with a skewed choice of names.
 import argparse
 import json
 import os
-import platform
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,11 +20,16 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import keras  # noqa: E402
 import numpy as np  # noqa: E402
 
 import keras_lora  # noqa: E402
-from benchmarks.train_step import batch, build, spread  # noqa: E402
+from benchmarks.train_step import (
+    add_settings,
+    batch,
+    build,
+    describe,
+    spread,
+)  # noqa: E402
 
 FILES = 4
 """Different adapter files; more names than these share contents."""
@@ -246,13 +249,7 @@ def show(n: int, row: dict[str, Any]) -> None:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Runs everything."""
     result: dict[str, Any] = {
-        "settings": {
-            name: getattr(options, name)
-            for name in ("layers", "width", "batch", "tokens", "rank", "rounds")
-        },
-        "backend": keras.backend.backend(),
-        "versions": {"keras": keras.__version__, "python": sys.version[:6]},
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        **describe(options),
         "adapters": {},
     }
     base, _ = build(options)
@@ -272,18 +269,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Runs the benchmark as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--width", type=int, default=384)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=20)
+    add_settings(parser)
     parser.add_argument(
         "--adapters", type=int, nargs="+", default=[1, 4, 16, 64, 256]
     )
     parser.add_argument("--against-swapping", type=int, default=64)
     parser.add_argument("--loaded", type=int, default=1000)
-    parser.add_argument("--json", type=Path, help="also write the result here")
     options = parser.parse_args()
     result = measure(options)
     if options.json:

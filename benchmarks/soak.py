@@ -194,6 +194,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--threads", type=int, default=8)
     parser.add_argument("--changers", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="also add the result here")
     options = parser.parse_args()
     process = psutil.Process()
 
@@ -214,21 +215,26 @@ def main():
             memory.append(megabytes())
         soak.bank.detach()
         after = soak.base.predict(soak.x, verbose=0)
-    print(
-        json.dumps(
-            {
-                "backend": keras.backend.backend(),
-                "seconds": options.seconds,
-                "callers": options.threads,
-                "changers": options.changers,
-                **vars(total),
-                "errors": dict(soak.errors),
-                "memory_mb": memory,
-                "base_as_before": bool((after == soak.answers[0]).all()),
-            },
-            indent=1,
-        )
-    )
+    result = {
+        "backend": keras.backend.backend(),
+        "seconds": options.seconds,
+        "callers": options.threads,
+        "changers": options.changers,
+        **vars(total),
+        "errors": dict(soak.errors),
+        "memory_mb": memory,
+        "base_as_before": bool((after == soak.answers[0]).all()),
+    }
+    print(json.dumps(result, indent=1))
+    if options.json:
+        add_run(options.json, result)
+
+
+def add_run(path, result):
+    """Puts a run among those in a file; one on each backend is kept."""
+    runs = json.loads(path.read_text()) if path.is_file() else []
+    runs = [run for run in runs if run["backend"] != result["backend"]]
+    path.write_text(json.dumps([*runs, result], indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,12 +9,14 @@ pass with gradients of all activations but of no kernel.
 """
 
 import argparse
+import importlib.metadata
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ def build(options: argparse.Namespace) -> tuple[Any, Any]:
     backbone = BertBackbone(
         vocabulary_size=30522,
         num_layers=options.layers,
-        num_heads=12,
+        num_heads=options.width // 32,
         hidden_dim=options.width,
         intermediate_dim=4 * options.width,
         max_sequence_length=512,
@@ -130,13 +132,20 @@ def spread(values: Any) -> list[float]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Times all sides in turn, then each side's memory by itself."""
+    """Measures all sides, and says on what."""
+    return {**describe(options), "sides": measure_sides(options, SIDES)}
+
+
+def measure_sides(
+    options: argparse.Namespace, sides: Sequence[str]
+) -> dict[str, Any]:
+    """Times sides in turn, then each side's memory by itself."""
     data = batch(options)
-    models = {side: prepare(side, options) for side in SIDES}
+    models = {side: prepare(side, options) for side in sides}
     for model in models.values():
         for _ in range(2):
             step(model, data)
-    times: dict[str, list[float]] = {side: [] for side in SIDES}
+    times: dict[str, list[float]] = {side: [] for side in sides}
     for number in range(options.rounds):
         for side, model in models.items():
             times[side].append(step(model, data))
@@ -153,16 +162,43 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             ),
             "peak_mb": peak_memory(side, options) if options.memory else None,
         }
+    return rows
+
+
+def describe(options: argparse.Namespace) -> dict[str, Any]:
+    """What a result depends on besides the code."""
     return {
         "settings": {
             name: getattr(options, name)
             for name in ("layers", "width", "batch", "tokens", "rank", "rounds")
         },
         "backend": keras.backend.backend(),
-        "versions": {"keras": keras.__version__, "python": sys.version[:6]},
+        "versions": {
+            "keras": keras.__version__,
+            keras.backend.backend(): backend_version(),
+            "python": platform.python_version(),
+        },
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "sides": rows,
     }
+
+
+def backend_version() -> str:
+    """The version of Keras's backend."""
+    return importlib.metadata.version(keras.backend.backend())
+
+
+def add_settings(
+    parser: argparse.ArgumentParser, batch: int = 32, rounds: int = 20
+) -> None:
+    """The options that the benchmarks on a random encoder share."""
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--width", type=int, default=384)
+    parser.add_argument("--batch", type=int, default=batch)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--no-memory", dest="memory", action="store_false")
+    parser.add_argument("--json", type=Path, help="also write the result here")
 
 
 def show(result: dict[str, Any]) -> None:
@@ -190,15 +226,8 @@ def show(result: dict[str, Any]) -> None:
 def main() -> None:
     """Runs the benchmark as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--width", type=int, default=384)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--no-memory", dest="memory", action="store_false")
+    add_settings(parser)
     parser.add_argument("--peak", choices=SIDES, help="only print one peak")
-    parser.add_argument("--json", type=Path, help="also write the result here")
     options = parser.parse_args()
     if options.peak:
         print_peak(options.peak, options)

@@ -1,27 +1,91 @@
 """The README and the site say what runs."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PAGES = {
+    str(page.relative_to(ROOT)): page
+    for page in (ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")))
+}
+REAL_BASE = {"docs/tutorial.md"}
+NEEDS_KERAS_HUB = {"docs/comparison.md", "docs/how-to/your-own-model.md"}
+NOT_RUN = ("pip install ", "python3 -m venv ", "python -m app.")
+"""Starts of commands that install or train; CI runs those of the README."""
+
+
+def blocks(page):
+    """The code of a page, as (language, text), in order."""
+    return re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(), re.M | re.S)
 
 
 def python_examples(page):
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
+    return [text for language, text in blocks(page) if language == "python"]
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/index.md"])
-def test_examples_run(name, tmp_path, monkeypatch):
+def run_command(line, folder):
+    """Runs one line of a shell example; the command is this environment's."""
+    command, *arguments = line.split()
+    assert command == "keras-lora", f"no test runs {line!r}"
+    done = subprocess.run(
+        [sys.executable, "-m", "keras_lora.cli", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def run_page(name, folder):
+    """Runs all of a page's examples; each goes on from those before."""
+    scope: dict[str, object] = {"__name__": "example"}
+    for language, text in blocks(PAGES[name]):
+        if language == "python":
+            exec(compile(text, name, "exec"), scope)
+        elif language == "sh":
+            for line in text.strip().splitlines():
+                if not line.startswith(NOT_RUN):
+                    run_command(line, folder)
+        else:
+            assert language == "text", f"{name}: a block of {language}"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    examples = python_examples(ROOT / name)
-    assert examples
-    scope: dict[str, object] = {}
-    for example in examples:  # each goes on from the one before
-        exec(compile(example, name, "exec"), scope)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=pytest.mark.real_base if name in REAL_BASE else ()
+        )
+        for name, page in PAGES.items()
+        if any(language in ("python", "sh") for language, _ in blocks(page))
+    ],
+)
+def test_examples_run(name, folder):
+    if name in NEEDS_KERAS_HUB | REAL_BASE:
+        pytest.importorskip("keras_hub")
+    run_page(name, folder)
 
 
 def test_readme_and_first_page_show_the_same_example():
-    readme, first_page = ROOT / "README.md", ROOT / "docs/index.md"
-    assert python_examples(readme) == python_examples(first_page)
+    assert python_examples(PAGES["README.md"]) == python_examples(
+        PAGES["docs/index.md"]
+    )
+
+
+def test_every_page_is_in_the_navigation():
+    listed = re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text())
+    pages = [name.removeprefix("docs/") for name in PAGES if "docs/" in name]
+    assert sorted(listed) == sorted(pages)

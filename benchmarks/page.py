@@ -1,0 +1,280 @@
+"""Writes `docs/benchmarks.md` and its plots from the committed results.
+
+    python -m benchmarks.page
+
+Every figure on the page comes from a JSON file in `benchmarks/results`.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import plots
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks/results"
+PAGE = ROOT / "docs/benchmarks.md"
+ASSETS = ROOT / "docs/assets"
+
+HEAD = """# Benchmarks
+
+Made by `python -m benchmarks.page` from the result files in
+`benchmarks/results`. Sides of a comparison take turns in one run, so that a
+noisy machine slows them alike; a ratio is the median of the rounds', with its
+quartiles in brackets. `python -m benchmarks` measures everything again.
+"""
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    """A median with its quartiles."""
+    low, middle, high = (f"{value:.{digits}f}" for value in values)
+    return f"{middle} ({low} to {high})"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; all columns but the first are figures."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def where(result: dict[str, Any], command: str) -> str:
+    """The command, the machine, the versions and the settings."""
+    versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
+    settings = ", ".join(f"{k} {v}" for k, v in result["settings"].items())
+    return (
+        f"`{command}` on {result['machine']}; {versions}; backend "
+        f"{result['backend']}; {settings}."
+    )
+
+
+def train_step(result: dict[str, Any]) -> str:
+    """One training step against the other ways to train."""
+    rows = [
+        [
+            side,
+            f"{row['milliseconds'][1]:,.0f}",
+            spread(row["keras_lora_over_it"]) if side != "keras_lora" else "",
+            f"{row['trainable']:,}",
+            f"{row['peak_mb']:,.0f}" if row["peak_mb"] else "",
+        ]
+        for side, row in result["sides"].items()
+    ]
+    head = ["side", "ms", "keras_lora's over it", "trainable", "peak MB"]
+    return "\n\n".join(
+        [
+            "## A training step",
+            "An encoder with random weights; adapters are on all linear "
+            "layers. `enable_lora` adapts the same layers with frozen biases. "
+            "The *activation floor* runs forward and takes the gradients of "
+            "all activations and of no kernel: no method that adapts early "
+            "layers can be faster.",
+            where(result, "python -m benchmarks.train_step"),
+            table(head, rows),
+        ]
+    )
+
+
+def scaling(result: dict[str, Any]) -> str:
+    """The step against rank, depth and width."""
+    rows = []
+    for name, points in result["sweeps"].items():
+        for value, sides in points.items():
+            full = sides["full fine-tuning"]
+            peaks = [side["peak_mb"] for side in sides.values()]
+            rows.append(
+                [
+                    f"{name} {value}",
+                    f"{sides['keras_lora']['milliseconds'][1]:,.0f}",
+                    f"{full['milliseconds'][1]:,.0f}",
+                    spread(full["keras_lora_over_it"]),
+                    f"{sides['keras_lora']['trainable']:,}",
+                    " / ".join(f"{p:,.0f}" for p in peaks) if peaks[0] else "",
+                ]
+            )
+    plots.scaling(result, ASSETS / "scaling.svg")
+    head = ["varied", "keras_lora ms", "full ms", "ratio"]
+    head += ["trainable", "peak MB: ours / full"]
+    return "\n\n".join(
+        [
+            "## A step against rank, depth and width",
+            "One setting is varied around the others.",
+            where(result, "python -m benchmarks.scaling"),
+            "![Step time of keras_lora and of full fine-tuning against rank, "
+            "layers and width](assets/scaling.svg)",
+            table(head, rows),
+        ]
+    )
+
+
+def serving(result: dict[str, Any]) -> str:
+    """A bank against its base, and against swapping."""
+    rows = [
+        [
+            n,
+            spread(row["mixed_over_base"]),
+            f"{row['switch_ms'][1]:.2f}",
+            f"{row['load_ms'][1]:.1f}",
+            f"{row['bring_in_ms'][1]:.1f}",
+            f"{row['host_bytes_over_tensors']:.3f}",
+            f"{row['slot_bytes_over_tensors']:.3f}",
+            f"{row['padding_bytes']:,}",
+        ]
+        for n, row in result["adapters"].items()
+    ]
+    head = ["adapters", "mixed batch over the base's", "switch ms", "load ms"]
+    head += ["bring in ms", "host bytes / tensors", "slot bytes / tensors"]
+    head += ["padding bytes"]
+    parts = [
+        "## Serving from a bank",
+        "All adapters are resident; in a mixed batch each row has its own. A "
+        "*switch* sets `active`, *load* reads and checks a file, *bring in* "
+        "writes an adapter into a slot.",
+        where(result, "python -m benchmarks.serving"),
+        "![Time of a mixed batch over the base's against the number of "
+        "adapters](assets/serving.svg)",
+        table(head, rows),
+    ]
+    plots.serving(result, ASSETS / "serving.svg")
+    for row in result["adapters"].values():
+        if "swapping" in row:
+            parts.append(swapping(row["swapping"]))
+    if "skewed" in result:
+        parts.append(skewed(result["skewed"]))
+    return "\n\n".join(parts)
+
+
+def swapping(row: dict[str, Any]) -> str:
+    """The bank's throughput over that of one model, adapter by adapter."""
+    return (
+        f"{row['requests']} requests, each for another adapter, took a median "
+        f"of {row['bank_ms'][1]:,.0f} ms from the bank, "
+        f"{row['by_file_ms'][1]:,.0f} ms with one model that is given each "
+        "adapter by `load_adapter`, and "
+        f"{row['by_assignment_ms'][1]:,.0f} ms with one whose variables are "
+        "assigned from arrays kept in memory: the bank's throughput is "
+        f"{spread(row['bank_over_by_file'], 1)} and "
+        f"{spread(row['bank_over_by_assignment'], 1)} times theirs. On a CPU "
+        "a row alone takes little more than its share of a batch, which "
+        "bounds the second figure; what the bank saves there is the swap."
+    )
+
+
+def skewed(row: dict[str, Any]) -> str:
+    """More adapters than slots."""
+    return (
+        f"With {row['loaded']:,} adapters loaded over {row['capacity']} slots "
+        "and a skewed choice of names (popularity falls as the rank to the "
+        f"power 1.2): {row['requests_a_second']:.0f} requests a second, "
+        f"{row['hit_rate']:.0%} of the adapters asked for were resident."
+    )
+
+
+def tasks(result: dict[str, Any]) -> str:
+    """The demo's adapters against the baselines."""
+    rows = [
+        [
+            name,
+            f"{row['accuracy']:.3f}",
+            *(f"{value:.3f}" for value in row["baselines"].values()),
+            f"{row['trainable']:,} ({row['share']:.2%})",
+            f"{row['seconds']:,.0f}",
+            f"{row['bytes'] / 1e3:,.0f}",
+        ]
+        for name, row in result.items()
+    ]
+    first = next(iter(result.values()))
+    head = ["task", "adapter", *first["baselines"], "trainable"]
+    head += ["`fit`, s", "file, kB"]
+    made = ", ".join(f"{k} {v}" for k, v in first["made_with"].items())
+    return "\n\n".join(
+        [
+            "## Real tasks",
+            "Accuracy on held-out texts of the adapters that come with the "
+            f"demo, one run each, by `python -m app.ship`; {made}.",
+            table(head, rows),
+        ]
+    )
+
+
+def bank_on_tasks(result: dict[str, Any]) -> str:
+    """The demo's adapters mixed in one bank."""
+    rows = [
+        [
+            name,
+            f"{row['texts']:,}",
+            f"{row['largest_difference']:.1e}",
+            f"{row['accuracy_alone']:.4f}",
+            f"{row['accuracy_in_bank']:.4f}",
+        ]
+        for name, row in result["tasks"].items()
+    ]
+    head = ["task", "texts", "largest difference", "accuracy alone", "in bank"]
+    return "\n\n".join(
+        [
+            "## Real tasks, mixed in one bank",
+            "All test texts of the tasks, shuffled into the same batches of "
+            "32, against each task's own model "
+            "(`python -m benchmarks.bank_on_tasks --adapters app/adapters`).",
+            table(head, rows),
+        ]
+    )
+
+
+def soak(results: list[dict[str, Any]]) -> str:
+    """Threads that call a bank while others change it."""
+    rows = [
+        [
+            f"{r['backend']}, {r['callers']} + {r['changers']} threads",
+            f"{r['seconds']:.0f}",
+            f"{r['calls']:,}",
+            f"{r['rows']:,}",
+            f"{r['loads'] + r['unloads'] + r['replacements']:,}",
+            f"{r['mismatches']:,}",
+            "; ".join(f"{k}: {v:,}" for k, v in r["errors"].items()) or "none",
+            f"{r['memory_mb'][0]:.0f} to {r['memory_mb'][-1]:.0f}",
+        ]
+        for r in results
+    ]
+    head = ["run", "seconds", "calls", "rows", "loads and unloads"]
+    head += ["mismatches", "errors", "memory, MB"]
+    return "\n\n".join(
+        [
+            "## Threads",
+            "Callers with different adapters while others load, unload and "
+            "replace them (`python -m benchmarks.soak`). An error says that a "
+            "name is gone, or that a name in use was not unloaded.",
+            table(head, rows),
+        ]
+    )
+
+
+SECTIONS: dict[str, Callable[[Any], str]] = {
+    "app/adapters/results.json": tasks,
+    "benchmarks/results/bank_on_tasks.json": bank_on_tasks,
+    "benchmarks/results/train_step.json": train_step,
+    "benchmarks/results/scaling.json": scaling,
+    "benchmarks/results/serving.json": serving,
+    "benchmarks/results/soak.json": soak,
+}
+"""Where each section's figures are; one without its file is left out."""
+
+
+def page() -> str:
+    """The whole page; plots are written on the way."""
+    parts = [HEAD.strip()]
+    for name, section in SECTIONS.items():
+        path = ROOT / name
+        if path.is_file():
+            parts.append(section(json.loads(path.read_text("utf-8"))))
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    """Writes the page."""
+    PAGE.write_text(page(), "utf-8")
+    print(f"wrote {PAGE}")
+
+
+if __name__ == "__main__":
+    main()
