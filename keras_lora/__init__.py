@@ -1,9 +1,12 @@
 """Parameter-efficient fine-tuning for any Keras 3 model."""
 
+from keras_lora.adapter_config import AdapterConfig
 from keras_lora.adapter_file import inspect_adapter
 from keras_lora.bank import AdapterBank
 from keras_lora.bottleneck import Adapter
-from keras_lora.config import AdapterConfig, LoRAConfig
+from keras_lora.config import LoRAConfig
+from keras_lora.dora import DoRAConfig, DoRADense, DoRAEinsumDense
+from keras_lora.eva import EVA
 from keras_lora.loading import load_adapter
 from keras_lora.lora_conv import LoRAConv1D, LoRAConv2D, LoRAConv3D
 from keras_lora.lora_dense import LoRADense, LoRAEinsumDense
@@ -20,6 +23,10 @@ __all__ = [
     "Adapter",
     "AdapterBank",
     "AdapterConfig",
+    "EVA",
+    "DoRAConfig",
+    "DoRADense",
+    "DoRAEinsumDense",
     "LoRAConfig",
     "LoRAConv1D",
     "LoRAConv2D",

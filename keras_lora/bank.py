@@ -31,13 +31,14 @@ from keras_lora.bank_plan import (
 from keras_lora.bank_probe import probe
 from keras_lora.bank_summary import BankSummary, summarize
 from keras_lora.checks import not_freezable, occupied, unbuilt
-from keras_lora.config import Targets, positive_int, wrong_targets
+from keras_lora.config import Targets
 from keras_lora.fingerprint import by_path, is_sampled, layer_digests
 from keras_lora.paths import structural_paths
 from keras_lora.problems import refuse
 from keras_lora.residency import Residency, declared_kinds
 from keras_lora.routing import Routed
 from keras_lora.surgery import Layer
+from keras_lora.validate import positive_int, wrong_targets
 
 LOG = logging.getLogger("keras_lora")
 SERVED = "it is served by an AdapterBank: `detach` the bank first"

@@ -14,14 +14,15 @@ from keras import ops
 
 from keras_lora.adapter_file import AdapterInfo, inspect_adapter, read_tensors
 from keras_lora.bank_watch import Unfit
-from keras_lora.bottleneck import output_width
 from keras_lora.fingerprint import differences
 from keras_lora.head_config import rebuild_head
 from keras_lora.member import preview
+from keras_lora.methods import METHODS, Widths, misfits
 from keras_lora.paths import join
 from keras_lora.problems import refuse, shorten
 from keras_lora.record import HEAD
-from keras_lora.stacks import LORA, Arrays, Kind, kind_of, slot_values
+from keras_lora.stack_kinds import STACKS, kind_of
+from keras_lora.stacks import Arrays, Kind
 from keras_lora.surgery import Layer
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -63,15 +64,15 @@ class BankAdapter:
     def size(self) -> str:
         """Largest rank or inner width, for people."""
         kinds = self.kinds.values()
-        ranks = [kind.size for kind in kinds if kind.method == LORA]
-        widths = [kind.size for kind in kinds if kind.method != LORA]
+        ranks = [kind.size for kind in kinds if not kind.width]
+        widths = [kind.size for kind in kinds if kind.width]
         parts = [f"rank {max(ranks)}"] if ranks else []
         return ", ".join(parts + ([f"width {max(widths)}"] if widths else []))
 
-    def values(self, path: str, kind: Kind) -> Arrays:
+    def values(self, path: str, host: Any, kind: Kind) -> Arrays:
         """What goes into a slot of the stack on the layer at `path`."""
-        settings = self.info.layers[path]
-        return slot_values(settings, self._by_layer[path], kind)
+        settings, weights = self.info.layers[path], self._by_layer[path]
+        return STACKS[kind.method].values(host, settings, weights, kind)
 
     @functools.cached_property
     def _by_layer(self) -> dict[str, Arrays]:
@@ -117,14 +118,16 @@ class Served:
     digests: dict[str, Any]
     outputs: list[Any]
     unfit: Unfit
-    _widths: dict[str, int | str] = field(default_factory=dict, repr=False)
+    _widths: dict[tuple[str, str], Widths] = field(
+        default_factory=dict, repr=False
+    )
 
-    def width(self, path: str) -> int | str:
-        """The width of the output of the layer at `path`, or why none."""
-        if path not in self._widths:
+    def widths(self, path: str, method: str) -> Widths:
+        """The widths that a method has to know of the layer at `path`."""
+        if (path, method) not in self._widths:
             layer = plain(self.layers[path])
-            self._widths[path] = output_width(layer)
-        return self._widths[path]
+            self._widths[path, method] = METHODS[method].widths(layer)
+        return self._widths[path, method]
 
 
 def read_adapter(
@@ -221,19 +224,15 @@ def _misfits(info: AdapterInfo, base: Served) -> list[str]:
             problems.append(f"{path}: no such layer")
             continue
         layer, method = base.layers[path], settings["method"]
-        problems += base.unfit.problem(path, method)
+        problems += base.unfit.problem(path, STACKS[method].reads)
         try:
             host = preview(plain(layer), settings)
             specs = host.weight_specs(settings)
-            width = None if method == LORA else base.width(path)
         except (AssertionError, AttributeError):
             kind = type(layer).__name__
             problems.append(f"{path}: a {kind} carries no {method}")
             continue
-        if method != LORA and settings["width"] != width:
-            problems.append(
-                f"{path}: made for width {settings['width']}; here: {width}"
-            )
+        problems += misfits(path, settings, base.widths(path, method))
         for weight, (shape, _) in specs.items():
             expected[join(path, weight)] = shape
     for key, (_, shape) in info.tensors.items():
@@ -250,7 +249,7 @@ def _misfits(info: AdapterInfo, base: Served) -> list[str]:
 def plain(layer: Layer) -> Layer:
     """A plain or served layer as it is without any adapters."""
     from keras_lora import surgery
-    from keras_lora.stacks import BankHost
+    from keras_lora.bank_host import BankHost
 
     if isinstance(layer, BankHost):
         return surgery.view(layer, layer._host_class)

@@ -74,7 +74,7 @@ def fill(path: str, host: Any, adapters: list[BankAdapter]) -> None:
         kind = adapter.kinds.get(path)
         if kind is not None:
             stack = host.stacks[kind.key]
-            stack.write(slot, adapter.values(path, stack.kind))
+            stack.write(slot, adapter.values(path, host, stack.kind))
 
 
 def export_model(base: Layer, inputs: Any, adapters: list[BankAdapter]) -> Any:

@@ -19,7 +19,8 @@ from keras_lora.bank_watch import (
 from keras_lora.layers import lora_class
 from keras_lora.residency import Residency
 from keras_lora.routing import Routed
-from keras_lora.stacks import LORA, Kind
+from keras_lora.stack_kinds import LORA
+from keras_lora.stacks import Kind
 from keras_lora.surgery import Layer
 
 LENGTHS = (8, 4, 2, 1, 16, 32, 64, 128, 224)

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_lora.bank_adapter import BankAdapter, megabytes, parameters
+from keras_lora.bank_host import host_bytes
 from keras_lora.fingerprint import size_in_bytes
 from keras_lora.paths import own_variables, structural_paths
 from keras_lora.residency import Residency
-from keras_lora.stacks import host_bytes
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class BankRow:
 
     Attributes:
         name: Its name.
-        method: `"lora"`, `"bottleneck"` or both.
+        method: The methods of its layers, such as `"lora"`.
         size: Largest rank or width.
         parameters: Values in its file.
         host_bytes: Bytes on the host.

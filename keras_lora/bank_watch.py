@@ -56,13 +56,14 @@ class Unfit:
     inputs: frozenset[str]
     outputs: frozenset[str]
 
-    def problem(self, path: str, method: str) -> list[str]:
-        """Says why the layer at `path` is not fit for a method."""
-        if method == "lora" and path in self.inputs:
-            return [f"{path}: its input has no rows to tell adapters by"]
-        if method != "lora" and path in self.outputs:
-            return [f"{path}: its output has no rows to tell adapters by"]
-        return []
+    def problem(self, path: str, reads: tuple[str, ...]) -> list[str]:
+        """Says why the layer at `path` is not fit for what a method reads."""
+        without_rows = {"inputs": self.inputs, "outputs": self.outputs}
+        return [
+            f"{path}: its {name[:-1]} has no rows to tell adapters by"
+            for name in reads
+            if path in without_rows[name]
+        ]
 
 
 def in_short(nest: Any, rows: int) -> list[Rows]:

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_lora import surgery
-from keras_lora.config import AdapterConfig
+from keras_lora.adapter_config import AdapterConfig
 from keras_lora.host import AdapterHost, Specs
 from keras_lora.problems import refuse
 
@@ -98,45 +98,20 @@ class Wrapped(Bottleneck):
         AdapterHost.trainable.fset(self, value)  # type: ignore[attr-defined]
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
-        return self._with_delta(super().call(*args, **kwargs))  # type: ignore[misc]
+        return self._with_delta(super().call(*args, **kwargs), args, kwargs)  # type: ignore[misc]
 
     def quantized_call(self, *args: Any, **kwargs: Any) -> Any:
-        return self._with_delta(super().quantized_call(*args, **kwargs))  # type: ignore[misc]
+        y = super().quantized_call(*args, **kwargs)  # type: ignore[misc]
+        return self._with_delta(y, args, kwargs)
 
-    def _with_delta(self, y: Any) -> Any:
+    def _with_delta(self, y: Any, args: Any, kwargs: Any) -> Any:
         if isinstance(y, tuple | list):
-            return type(y)([self.add_delta(y[0]), *y[1:]])
+            return type(y)([self._with_delta(y[0], args, kwargs), *y[1:]])
+        return self.adapted_output(y, args, kwargs)
+
+    def adapted_output(self, y: Any, args: Any, kwargs: Any) -> Any:
+        """The host's (first) output `y` of a call, updated."""
         return self.add_delta(y)
-
-
-def output_width(layer: keras.layers.Layer) -> int | str:
-    """The width of a layer's (first) output, or why it has none."""
-    try:
-        widths = {
-            width_of(layer.compute_output_spec(*args, **kwargs))
-            for args, kwargs in surgery.symbolic_calls(layer)
-        }
-    except Exception as error:
-        return f"its output's shape is not known ({error})"
-    reasons = [width for width in widths if isinstance(width, str)]
-    if reasons:
-        return reasons[0]
-    if len(widths) > 1:
-        return f"its outputs have different widths: {sorted(map(int, widths))}"
-    return widths.pop()
-
-
-def width_of(y: Any) -> int | str:
-    """The size of the last axis of an output, or why it has none."""
-    if isinstance(y, tuple | list) and y:
-        y = y[0]
-    if not isinstance(y, keras.KerasTensor):
-        return f"its output is a {type(y).__name__}, no tensor or tensor-first"
-    if not y.shape or y.shape[-1] is None:
-        return f"its output's last axis has no fixed size: {y.shape}"
-    if not str(y.dtype).startswith(("float", "bfloat")):
-        return f"its output is {y.dtype}, no floating-point tensor"
-    return int(y.shape[-1])
 
 
 @keras.saving.register_keras_serializable(package="keras_lora")

@@ -77,6 +77,16 @@ def not_adaptable(layers: dict[str, Layer], targets: list[str]) -> list[str]:
     ]
 
 
+def quantized(layers: dict[str, Layer], targets: list[str]) -> list[str]:
+    """Targets whose kernel's values cannot be read as they are."""
+    return [
+        f"{path}: quantized ({layers[path].quantization_mode}), and this "
+        "method computes with the kernel itself; LoRAConfig does not"
+        for path in targets
+        if layers[path].quantization_mode is not None
+    ]
+
+
 def no_adapter(model: Any) -> str:
     """Says that a model has no adapter."""
     by_hand = any(

@@ -1,65 +1,87 @@
-"""What to attach and where: the two configs, and how targets are matched."""
+"""What low-rank weights to attach where, and how targets are matched."""
 
+import math
 import re
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from keras_lora.problems import refuse
+from keras_lora.start import Start, start_of, wrong_init
+from keras_lora.validate import (
+    positive_int,
+    positive_number,
+    share,
+    wrong_choice,
+    wrong_layers,
+    wrong_targets,
+)
 
 Targets = str | Sequence[str]
+Blocks = slice | Sequence[int]
 ALL_LINEAR = "all-linear"
-
-
-def positive_int(name: str, value: Any) -> list[str]:
-    """Says what keeps `value` from being an int above 0."""
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        return [f"`{name}` must be an int above 0. Received: {name}={value!r}"]
-    return []
-
-
-def positive_number(name: str, value: Any) -> list[str]:
-    """Says what keeps `value` from being a finite number above 0."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < value <= sys.float_info.max:
-        return [
-            f"`{name}` must be a finite number above 0. "
-            f"Received: {name}={value!r}"
-        ]
-    return []
-
-
-def share(name: str, value: Any) -> list[str]:
-    """Says what keeps `value` from being a dropout rate."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 <= value < 1:
-        return [f"`{name}` must be in [0, 1). Received: {name}={value!r}"]
-    return []
-
-
-def wrong_targets(targets: Any, name: str = "targets") -> list[str]:
-    """Says what keeps `targets` from being names or a regular expression."""
-    if isinstance(targets, str):
-        try:
-            re.compile(targets)
-        except re.error as error:
-            return [f"`{name}` is no regular expression ({error}): {targets!r}"]
-        return []
-    if (
-        isinstance(targets, list | tuple)
-        and targets
-        and all(isinstance(entry, str) and entry for entry in targets)
-    ):
-        return []
-    return [
-        f"`{name}` must be a string or a list of layer names, and not empty. "
-        f"Received: {name}={targets!r}"
-    ]
+SCALES: dict[str, Callable[[int], float]] = {
+    "lora": lambda rank: 1.0,
+    "rslora": math.sqrt,
+}
+"""What `alpha / rank` is multiplied by, under the method's name."""
 
 
 @dataclass(frozen=True)
-class LoRAConfig:
+class LowRankConfig:
+    """What all low-rank methods have in common; see `LoRAConfig`."""
+
+    rank: int = 8
+    alpha: float = 16
+    dropout: float = 0.0
+    targets: Targets = ALL_LINEAR
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    scale: str = "lora"
+    layers: Blocks | None = None
+
+    method: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        refuse(type(self).__name__, self.problems())
+
+    def problems(self) -> list[str]:
+        """Says which settings are out of their range."""
+        problems = positive_int("rank", self.rank)
+        problems += positive_number("alpha", self.alpha)
+        problems += share("dropout", self.dropout)
+        problems += wrong_targets(self.targets)
+        problems += wrong_choice("scale", self.scale, SCALES)
+        problems += wrong_layers(self.layers)
+        for name, check in (
+            ("rank_pattern", positive_int),
+            ("alpha_pattern", positive_number),
+        ):
+            pattern = getattr(self, name)
+            if not isinstance(pattern, Mapping):
+                problems.append(
+                    f"`{name}` must be a dict. Received: {name}={pattern!r}"
+                )
+                continue
+            for key, value in pattern.items():
+                problems += wrong_targets(key, f"key of {name}")
+                problems += check(f"{name}[{key!r}]", value)
+        return problems
+
+    def settings_for(self, path: str) -> dict[str, Any]:
+        """What the layer at `path` gets, as it stands in a file."""
+        rank = first_match(self.rank_pattern, path, self.rank)
+        alpha = float(first_match(self.alpha_pattern, path, self.alpha))
+        return {
+            "method": self.method,
+            "rank": rank,
+            "alpha": alpha * SCALES[self.scale](rank),
+            "dropout": float(self.dropout),
+        }
+
+
+@dataclass(frozen=True)
+class LoRAConfig(LowRankConfig):
     """Low-rank adapters on chosen layers.
 
     Each target with kernel `W` computes `x W + (x A) B * alpha / rank`, where
@@ -79,6 +101,20 @@ class LoRAConfig:
             `{name or regular expression: rank}`. A key matches a whole path
             or the end of one; the first key that matches counts.
         alpha_pattern: The same for `alpha`.
+        scale: `"lora"` for `alpha / rank`; `"rslora"` for
+            `alpha / sqrt(rank)`, with which large ranks learn as fast as
+            small ones. Files and `summary` then show the alpha whose
+            `alpha / rank` is the same.
+        layers: Which blocks, as a slice, a range or a list of ints:
+            `slice(-2, None)` for the last two. Blocks are layers with
+            sublayers of which several of one class stand side by side, the
+            outermost such. Targets outside of them are left out. None: all
+            targets.
+        init: Where the factors start. `"random"`: `A` random, `B` zero.
+            `"svd"` (PiSSA), `"svd-minor"` (MiLoRA): at the largest, or
+            smallest, part of rank `rank` of each base kernel, which stays as
+            it is: the update counts from there. Saved as a plain LoRA of
+            twice the rank. `EVA(batches)`: `A` from activations.
 
     Raises:
         ValueError: A setting is out of its range; all of them are listed.
@@ -92,132 +128,23 @@ class LoRAConfig:
     References:
         - [LoRA: Low-Rank Adaptation of Large Language Models](
           https://arxiv.org/abs/2106.09685)
+        - [A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA](
+          https://arxiv.org/abs/2312.03732)
+        - [PiSSA: Principal Singular Values and Singular Vectors Adaptation](
+          https://arxiv.org/abs/2404.02948)
+        - [MiLoRA: Harnessing Minor Singular Components](
+          https://arxiv.org/abs/2406.09044)
     """
 
-    rank: int = 8
-    alpha: float = 16
-    dropout: float = 0.0
-    targets: Targets = ALL_LINEAR
-    rank_pattern: Mapping[str, int] = field(default_factory=dict)
-    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
-
-    method = "lora"
+    init: str | Start = "random"
 
     def __post_init__(self) -> None:
-        problems = positive_int("rank", self.rank)
-        problems += positive_number("alpha", self.alpha)
-        problems += share("dropout", self.dropout)
-        problems += wrong_targets(self.targets)
-        for name, check in (
-            ("rank_pattern", positive_int),
-            ("alpha_pattern", positive_number),
-        ):
-            pattern = getattr(self, name)
-            if not isinstance(pattern, Mapping):
-                problems.append(
-                    f"`{name}` must be a dict. Received: {name}={pattern!r}"
-                )
-                continue
-            for key, value in pattern.items():
-                problems += wrong_targets(key, f"key of {name}")
-                problems += check(f"{name}[{key!r}]", value)
-        refuse("LoRAConfig", problems)
+        refuse("LoRAConfig", [*self.problems(), *wrong_init(self.init)])
 
     @property
-    def patterns(self) -> dict[str, list[str]]:
-        """The keys that have to match a target, by the setting's name."""
-        return {
-            "rank_pattern": list(self.rank_pattern),
-            "alpha_pattern": list(self.alpha_pattern),
-        }
-
-    def settings_for(self, path: str) -> dict[str, Any]:
-        """What the layer at `path` gets, as it stands in a file."""
-        return {
-            "method": self.method,
-            "rank": first_match(self.rank_pattern, path, self.rank),
-            "alpha": float(first_match(self.alpha_pattern, path, self.alpha)),
-            "dropout": float(self.dropout),
-        }
-
-
-@dataclass(frozen=True)
-class AdapterConfig:
-    """Bottleneck adapters on the outputs of chosen layers.
-
-    Each target's output `y` becomes `y + up(activation(down(y)))`, where `up`
-    starts at zero.
-
-    Args:
-        bottleneck: Int above 0, the inner width; None for the output's width
-            divided by `reduction_factor`.
-        reduction_factor: Number above 0; not used where `bottleneck` is given.
-        activation: Name of a Keras activation.
-        targets: Which layers, as in `LoRAConfig`. None: the feed-forward
-            outputs of KerasHub's transformer blocks.
-        dropout: Share of the adapter's input dropped in training, in [0, 1).
-        layer_norm: Whether the adapter's input is layer-normalized first.
-
-    Raises:
-        ValueError: A setting is out of its range; all of them are listed.
-
-    Example:
-
-    ```python
-    config = keras_lora.AdapterConfig(bottleneck=24)
-    ```
-
-    References:
-        - [Parameter-Efficient Transfer Learning for NLP](
-          https://arxiv.org/abs/1902.00751)
-        - [AdapterFusion](https://arxiv.org/abs/2005.00247)
-    """
-
-    bottleneck: int | None = None
-    reduction_factor: float = 16
-    activation: str = "relu"
-    targets: Targets | None = None
-    dropout: float = 0.0
-    layer_norm: bool = False
-
-    method = "bottleneck"
-    patterns: Mapping[str, list[str]] = field(
-        default_factory=dict, init=False, repr=False
-    )
-
-    def __post_init__(self) -> None:
-        problems = []
-        if self.bottleneck is not None:
-            problems += positive_int("bottleneck", self.bottleneck)
-        problems += positive_number("reduction_factor", self.reduction_factor)
-        problems += share("dropout", self.dropout)
-        if self.targets is not None:
-            problems += wrong_targets(self.targets)
-        if not isinstance(self.activation, str):
-            problems.append(
-                "`activation` must be the name of a Keras activation. "
-                f"Received: activation={self.activation!r}"
-            )
-        if not isinstance(self.layer_norm, bool):
-            problems.append(
-                "`layer_norm` must be True or False. "
-                f"Received: layer_norm={self.layer_norm!r}"
-            )
-        refuse("AdapterConfig", problems)
-
-    def settings_for(self, path: str) -> dict[str, Any]:
-        """What the layer at `path` gets, as it stands in a file."""
-        return {
-            "method": self.method,
-            "bottleneck": self.bottleneck,
-            "reduction_factor": float(self.reduction_factor),
-            "activation": self.activation,
-            "dropout": float(self.dropout),
-            "layer_norm": self.layer_norm,
-        }
-
-
-Config = LoRAConfig | AdapterConfig
+    def method(self) -> str:  # type: ignore[override]
+        """The method of the layers, which follows from how they start."""
+        return start_of(self.init).method
 
 
 def matches(entry: str, path: str) -> bool:

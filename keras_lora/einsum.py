@@ -15,6 +15,7 @@ class Split:
     Attributes:
         project: Equation of the input with `A` (`*shape_in`, rank).
         expand: Equation of that with `B` (rank, `*shape_out`).
+        scale: Equation of the output with numbers (`*shape_out`).
         shape_in: Sizes of the kernel's axes that the input has too.
         shape_out: Sizes of its other axes.
         kernel_order: Permutation from (`*shape_in`, `*shape_out`) to the
@@ -24,6 +25,7 @@ class Split:
 
     project: str
     expand: str
+    scale: str
     shape_in: tuple[int, ...]
     shape_out: tuple[int, ...]
     kernel_order: tuple[int, ...]
@@ -38,6 +40,11 @@ class Split:
     def expand_rows(self) -> str:
         """`expand` where `B` has one more axis in front: the row."""
         return self._by_row(self.expand)
+
+    @property
+    def scale_rows(self) -> str:
+        """`scale` where the numbers have one more axis in front: the row."""
+        return self._by_row(self.scale)
 
     def _by_row(self, equation: str) -> str:
         source, rest = equation.split(",")
@@ -84,6 +91,7 @@ def split_equation(equation: str, kernel_shape: tuple[int, ...]) -> Split:
     return Split(
         project=f"{source},{joined_in}{rank}->{lead}{rank}",
         expand=f"{lead}{rank},{rank}{joined_out}->{output}",
+        scale=f"{output},{joined_out}->{output}",
         shape_in=tuple(size[c] for c in axes_in),
         shape_out=tuple(size[c] for c in axes_out),
         kernel_order=tuple(ordered.index(c) for c in kernel),

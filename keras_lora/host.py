@@ -10,6 +10,11 @@ from keras_lora.problems import refuse
 Specs = dict[str, tuple[tuple[int, ...], Any]]
 
 
+def learns_fast(variable: Any) -> bool:
+    """Whether a host declared that LoRA+ trains a variable at a higher rate."""
+    return bool(getattr(variable, "learns_fast", False))
+
+
 class AdapterHost:
     """Mixin for a Keras layer whose own weights never train.
 
@@ -23,6 +28,10 @@ class AdapterHost:
     _host_class: ClassVar[type]
     neutral_weights: ClassVar[tuple[str, ...]] = ()
     """Names of the weights that switch the adapter off when they are zero."""
+    fast_weights: ClassVar[tuple[str, ...]] = ()
+    """Names of the weights that LoRA+ trains at a higher rate."""
+    fixed_weights: ClassVar[tuple[str, ...]] = ()
+    """Names of the weights that are kept as they start."""
 
     @property
     def adapter_weights(self) -> dict[str, Any]:
@@ -38,12 +47,18 @@ class AdapterHost:
         """Adds the adapter's weights to the built layer."""
         weights = {
             name: surgery.add_weight(
-                self, name=name, shape=shape, initializer=initializer
+                self,
+                name=name,
+                shape=shape,
+                initializer=initializer,
+                trainable=name not in self.fixed_weights,
             )
             for name, (shape, initializer) in self.weight_specs(
                 settings
             ).items()
         }
+        for name in self.fast_weights:
+            weights[name].learns_fast = True
         self.__dict__["_adapter_weights"] = weights
         self.__dict__["adapter_settings"] = settings
         if settings.get("dropout"):
@@ -61,6 +76,12 @@ class AdapterHost:
             surgery.remove_seed(self, dropout.seed_generator)
         self.__dict__.pop("_adapter_weights", None)
         self.__dict__.pop("adapter_settings", None)
+
+    def stored(
+        self, settings: dict[str, Any], values: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Settings and weights as an adapter file has them."""
+        return settings, values
 
     def freeze(self) -> None:
         """Stops the layer's own weights from training."""
@@ -97,8 +118,8 @@ class AdapterHost:
     @trainable.setter
     def trainable(self, value: bool) -> None:
         surgery.set_trainable_flag(self, bool(value))
-        for variable in self.adapter_weights.values():
-            variable.trainable = bool(value)
+        for name, variable in self.adapter_weights.items():
+            variable.trainable = bool(value) and name not in self.fixed_weights
         for layer in surgery.children(self):
             layer.trainable = value
 

@@ -6,9 +6,9 @@ import keras
 from keras import ops
 
 from keras_lora import surgery
-from keras_lora.config import positive_int, positive_number, share
 from keras_lora.host import AdapterHost, Specs
 from keras_lora.problems import refuse
+from keras_lora.validate import positive_int, positive_number, share
 
 register = keras.saving.register_keras_serializable(package="keras_lora")
 
@@ -23,6 +23,7 @@ class LowRank(AdapterHost):
 
     activation: Any
     neutral_weights: ClassVar[tuple[str, ...]] = ("lora_b",)
+    fast_weights: ClassVar[tuple[str, ...]] = ("lora_b",)
     adapter_settings: dict[str, Any]
 
     def weight_specs(self, settings: dict[str, Any]) -> Specs:
@@ -53,8 +54,10 @@ class LowRank(AdapterHost):
     def delta(self, x: Any) -> Any:
         """The update of the host's product with `x`, in float32."""
         x = self.dropped(ops.cast(x, "float32"))
-        h = self._project(x, self.lora_a)
-        return self._expand(h * self.lora_scale, self.lora_b)
+        return self._through(x, self.lora_a, self.lora_b)
+
+    def _through(self, x: Any, a: Any, b: Any) -> Any:
+        return self._expand(self._project(x, a) * self.lora_scale, b)
 
     def rows_delta(self, x: Any, a: Any, b: Any, ids: Any) -> Any:
         """The same with each row's own factors, out of many stacked ones.
@@ -74,13 +77,25 @@ class LowRank(AdapterHost):
 
     def delta_kernel(self) -> Any:
         """The update of the host's kernel, in its shape, in float32."""
-        update = ops.matmul(self.lora_a, self.lora_b) * self.lora_scale
-        return self._as_kernel(update)
+        return self._as_kernel(self.update_matrix())
+
+    def update_matrix(self) -> Any:
+        """What the factors come to as a matrix (in, out), in float32."""
+        return ops.matmul(self.lora_a, self.lora_b) * self.lora_scale
+
+    def kernel_matrix(self) -> Any:
+        """The host's kernel (in, out), in float32."""
+        kernel = ops.cast(surgery.kernel_of(self), "float32")
+        return self._as_matrix(kernel)
 
     def _adapted(self, method: str, x: Any) -> Any:
         y = self.host_call(method, x, overrides={"activation": None})
-        y = y + ops.cast(self.delta(x), y.dtype)
+        y = self.adapted_product(x, y)
         return y if self.activation is None else self.activation(y)
+
+    def adapted_product(self, x: Any, y: Any) -> Any:
+        """The host's product `y` of `x`, before its activation, updated."""
+        return y + ops.cast(self.delta(x), y.dtype)
 
     def _sizes(self) -> tuple[int, int]:
         raise NotImplementedError
@@ -97,10 +112,14 @@ class LowRank(AdapterHost):
     def _as_kernel(self, update: Any) -> Any:
         return ops.reshape(update, surgery.kernel_of(self).shape)
 
+    def _as_matrix(self, kernel: Any) -> Any:
+        return ops.reshape(kernel, self._sizes())
+
 
 class ByHand(LowRank):
     """A LoRA layer with a constructor; its own weights are frozen."""
 
+    method: ClassVar[str] = "lora"
     named_settings: ClassVar[tuple[str, ...]] = ("rank", "alpha", "dropout")
 
     def _set(self, rank: Any, alpha: Any, dropout: Any = 0.0) -> None:
@@ -108,7 +127,7 @@ class ByHand(LowRank):
         problems += share("dropout", dropout)
         refuse(f"{type(self).__name__} was not made", problems)
         self.__dict__["adapter_settings"] = {
-            "method": "lora",
+            "method": self.method,
             "rank": rank,
             "alpha": float(alpha),
             "dropout": float(dropout),

@@ -9,6 +9,7 @@ from keras import ops
 from keras_lora import surgery
 from keras_lora.einsum import Split, split_equation
 from keras_lora.lora import ByHand, LowRank, register
+from keras_lora.product import trained_product
 
 
 class Multiplied(LowRank):
@@ -62,13 +63,49 @@ class Multiplied(LowRank):
         update = ops.reshape(update, (*split.shape_in, *split.shape_out))
         return ops.transpose(update, split.kernel_order)
 
+    def _as_matrix(self, kernel: Any) -> Any:
+        order = self._split().kernel_order
+        back = sorted(range(len(order)), key=order.__getitem__)
+        return ops.reshape(ops.transpose(kernel, back), self._sizes())
+
+    def frozen_matrix(self) -> Any:
+        """What a plain host's input is multiplied by beside the factors."""
+        return ops.reshape(surgery.kernel_of(self), self._sizes())
+
+    def unbiased(self, y: Any) -> Any:
+        """The host's product without its bias, in float32."""
+        y = ops.cast(y, "float32")
+        return y if self.bias is None else y - ops.cast(self.bias, "float32")
+
+    def scaled(self, y: Any, by: Any) -> Any:
+        """`y` times one number a column of the kernel (out,)."""
+        split = self._split()
+        by = ops.reshape(by, split.shape_out)
+        return y * by if split.plain else ops.einsum(split.scale, y, by)
+
+    def rows_scaled(self, y: Any, by: Any, ids: Any) -> Any:
+        """The same with each row's own numbers, out of many (slots, out).
+
+        Rows and `ids` are as in `rows_delta`.
+        """
+        by = ops.take(by, ids, axis=0)
+        if not len(ids.shape):
+            return self.scaled(y, by)
+        split, rows = self._split(), ops.shape(ids)[0]
+        if split.plain:
+            flat = ops.reshape(y, (rows, -1, by.shape[-1]))
+            return ops.reshape(flat * ops.expand_dims(by, 1), ops.shape(y))
+        by = ops.repeat(by, ops.shape(y)[0] // rows, axis=0)
+        by = ops.reshape(by, (-1, *split.shape_out))
+        return ops.einsum(split.scale_rows, y, by)
+
     def call(self, inputs: Any, training: Any = None) -> Any:
         if not (training and self._has_one_product(inputs)):
             return self._adapted("call", inputs)
         split = self._split()
         y = trained_product(
             split.flat_in(inputs),
-            ops.reshape(surgery.kernel_of(self), self._sizes()),
+            self.frozen_matrix(),
             self.lora_a,
             self.lora_b,
             self.lora_scale,
@@ -95,45 +132,6 @@ class Multiplied(LowRank):
             and surgery.kernel_of(self).dtype == "float32"
             and len(x.shape) - len(split.shape_in) >= 2
         )
-
-
-def trained_product(x: Any, w: Any, a: Any, b: Any, scale: float) -> Any:
-    """`x (W + A B * scale)`, with gradients to `x`, `A` and `B` only.
-
-    Skinny products stand in for the gradient of the kernel, which is never
-    formed; nor is a delta the size of the output.
-
-    Args:
-        x: Tensor (..., in).
-        w: Frozen kernel, tensor (in, out).
-        a: Variable (in, rank).
-        b: Variable (rank, out).
-        scale: Number.
-
-    Returns:
-        Tensor (..., out).
-    """
-    size_in, size_out = w.shape
-
-    @ops.custom_gradient
-    def product(x: Any, a: Any, b: Any) -> Any:
-        def gradient(*args: Any, upstream: Any = None) -> Any:
-            dy = args[0] if upstream is None else upstream
-            rows = ops.reshape(x, (-1, size_in))
-            dy = ops.reshape(dy, (-1, size_out))
-            through_b = ops.matmul(dy, ops.transpose(b))
-            through_a = ops.matmul(rows, a)
-            dx = ops.matmul(dy, ops.transpose(w + ops.matmul(a, b)))
-            return (
-                ops.reshape(dx, ops.shape(x)),
-                ops.matmul(ops.transpose(rows), through_b),
-                ops.matmul(ops.transpose(through_a), dy),
-            )
-
-        return ops.matmul(x, w + ops.matmul(a, b)), gradient
-
-    # A custom gradient takes tensors, not variables.
-    return product(ops.convert_to_tensor(x), ops.copy(a), b * scale)
 
 
 class InDense(Multiplied):

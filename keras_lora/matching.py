@@ -5,10 +5,10 @@ import numpy as np
 
 from keras_lora import surgery
 from keras_lora.adapter_file import AdapterInfo
-from keras_lora.bottleneck import output_width, unknown_activation
 from keras_lora.fingerprint import by_path, differences, layer_digests
 from keras_lora.head_config import differing
 from keras_lora.member import preview
+from keras_lora.methods import METHODS, misfits
 from keras_lora.paths import join, own_variables, structural_paths
 from keras_lora.problems import refuse, shorten
 from keras_lora.surgery import Layer
@@ -91,14 +91,8 @@ def find_misfits(
         }
         theirs = {k: v for k, v in tensors.items() if owner(k) == path}
         problems = differing(expected, theirs)
-        if settings["method"] == "bottleneck":
-            problems += unknown_activation(settings["activation"])
-            width = output_width(layer)
-            if width != settings["width"]:
-                problems.append(
-                    f"{path}: the file's width is {settings['width']}, "
-                    f"the layer's {width}"
-                )
+        widths = METHODS[settings["method"]].widths(layer)
+        problems += misfits(path, settings, widths)
         if problems:
             found[path] = problems
     return found

@@ -15,15 +15,12 @@ import keras
 import numpy as np
 
 from keras_lora import surgery
-from keras_lora.bottleneck import Wrapped
 from keras_lora.fingerprint import layer_digests
 from keras_lora.host import AdapterHost
-from keras_lora.layers import lora_class
+from keras_lora.methods import METHODS, Settings
 from keras_lora.paths import join, own_variables, structural_paths
 from keras_lora.problems import refuse
 from keras_lora.surgery import Layer
-
-Settings = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -210,9 +207,7 @@ def method_class(layer: Layer, settings: Settings | None) -> Any:
     """The mixin that gives a layer the adapter that `settings` describe."""
     if settings is None:
         return AdapterHost
-    if settings["method"] == "bottleneck":
-        return Wrapped
-    found = lora_class(layer)
+    found = METHODS[settings["method"]].mixin(layer)
     assert found is not None
     return found
 

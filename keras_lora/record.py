@@ -1,12 +1,13 @@
 """Checks of the JSON record in an adapter file: types, ranges, owners."""
 
+from collections.abc import Callable
 from typing import Any
 
-from keras_lora.config import positive_int, positive_number, share
+from keras_lora.validate import positive_int, positive_number, share
 
 HEAD = "@head"
 OUTSIDE = "@outside"
-METHODS = ("lora", "bottleneck")
+Get = Callable[..., Any]
 
 
 def _is_names(value: Any) -> bool:
@@ -50,23 +51,45 @@ def _wrong_settings(path: str, settings: Any) -> list[str]:
     """Says what of one layer's settings is missing or out of range."""
     where = f"record, layer {path!r}"
     method = settings.get("method") if isinstance(settings, dict) else None
-    if not isinstance(method, str) or method not in METHODS:
+    if not isinstance(method, str) or method not in CHECKS:
         return [f"{where}: unknown method"]
-    get = settings.get
+    return [f"{where}: {problem}" for problem in CHECKS[method](settings.get)]
+
+
+def _wrong_low_rank(get: Get) -> list[str]:
+    """Says what of a low-rank adapter's settings is out of range."""
     problems = share("dropout", get("dropout"))
-    if method == "lora":
-        problems += positive_int("rank", get("rank"))
-        problems += positive_number("alpha", get("alpha"))
-    else:
-        problems += positive_int("width", get("width"))
-        factor = get("reduction_factor")
-        problems += positive_number("reduction_factor", factor)
-        if get("bottleneck", ...) is not None:
-            problems += positive_int("bottleneck", get("bottleneck"))
-        for name, kind in (("activation", str), ("layer_norm", bool)):
-            if not isinstance(get(name), kind):
-                problems.append(f"{name}={get(name)!r}")
-    return [f"{where}: {problem}" for problem in problems]
+    problems += positive_int("rank", get("rank"))
+    return problems + positive_number("alpha", get("alpha"))
+
+
+def _wrong_bottleneck(get: Get) -> list[str]:
+    """Says what of a bottleneck's settings is out of range."""
+    problems = share("dropout", get("dropout"))
+    problems += positive_int("width", get("width"))
+    factor = get("reduction_factor")
+    problems += positive_number("reduction_factor", factor)
+    if get("bottleneck", ...) is not None:
+        problems += positive_int("bottleneck", get("bottleneck"))
+    for name, kind in (("activation", str), ("layer_norm", bool)):
+        if not isinstance(get(name), kind):
+            problems.append(f"{name}={get(name)!r}")
+    return problems
+
+
+def _wrong_parallel(get: Get) -> list[str]:
+    """Says what of a parallel adapter's settings is out of range."""
+    problems = _wrong_bottleneck(get)
+    problems += positive_int("width_in", get("width_in"))
+    return problems + positive_number("scale", get("scale"))
+
+
+CHECKS: dict[str, Callable[[Get], list[str]]] = {
+    "lora": _wrong_low_rank,
+    "dora": _wrong_low_rank,
+    "bottleneck": _wrong_bottleneck,
+    "parallel": _wrong_parallel,
+}
 
 
 def _wrong_base(base: Any) -> list[str]:

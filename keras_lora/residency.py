@@ -4,10 +4,12 @@ from collections import OrderedDict
 from typing import Any
 
 from keras_lora.bank_adapter import BankAdapter
+from keras_lora.bank_host import become_host, leave_bank
 from keras_lora.config import ALL_LINEAR, Targets
 from keras_lora.problems import refuse
 from keras_lora.routing import Switch
-from keras_lora.stacks import LORA, Kind, Stack, become_host, leave_bank
+from keras_lora.stack_kinds import LORA
+from keras_lora.stacks import Kind, Stack
 from keras_lora.surgery import Layer
 from keras_lora.targets import lora_targets
 
@@ -133,7 +135,7 @@ class Residency:
                 mine = adapter is not None and kind and kind.key == key
                 stack.write(
                     slot,
-                    adapter.values(path, stack.kind) if mine else None,  # type: ignore[union-attr]
+                    adapter.values(path, host, stack.kind) if mine else None,  # type: ignore[union-attr]
                 )
 
     def drop(self, adapter: BankAdapter) -> None:

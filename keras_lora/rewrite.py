@@ -8,27 +8,18 @@ import keras
 from keras import ops
 
 from keras_lora import surgery
-from keras_lora.bottleneck import unknown_activation
 from keras_lora.checks import (
     incomplete,
-    not_adaptable,
     not_freezable,
     occupied,
     switched_off,
     unbuilt,
     without_originals,
 )
-from keras_lora.config import (
-    AdapterConfig,
-    Config,
-    LoRAConfig,
-    Targets,
-    pattern_matches,
-)
+from keras_lora.config import Targets
 from keras_lora.fingerprint import is_sampled, layer_digests
 from keras_lora.member import (
     Base,
-    Settings,
     everyone,
     join_base,
     leave_base,
@@ -36,15 +27,13 @@ from keras_lora.member import (
     members,
     membership,
 )
+from keras_lora.methods import Settings
 from keras_lora.paths import own_variables, structural_paths
+from keras_lora.plan import Config, plan
 from keras_lora.problems import refuse
+from keras_lora.start import Fill
 from keras_lora.surgery import Layer
-from keras_lora.targets import (
-    lora_targets,
-    output_settings,
-    output_targets,
-    trained_paths,
-)
+from keras_lora.targets import trained_paths
 
 
 def inject(model: Any, config: Config, *, train: Targets = ()) -> Any:
@@ -58,7 +47,7 @@ def inject(model: Any, config: Config, *, train: Targets = ()) -> Any:
         model: A built Keras model. It is marked as the base: paths in adapter
             files count from it. A head goes on top of it, or is named in
             `train`.
-        config: `LoRAConfig` or `AdapterConfig`.
+        config: `LoRAConfig`, `DoRAConfig` or `AdapterConfig`.
         train: Layers of the model that train as they are, such as a head or
             norms; matched as a list or regular expression of targets, with
             everything below them.
@@ -81,32 +70,15 @@ def inject(model: Any, config: Config, *, train: Targets = ()) -> Any:
     model.compile("adam", "mse")
     ```
     """
-    if not isinstance(config, LoRAConfig | AdapterConfig):
-        raise ValueError(
-            "`config` must be a LoRAConfig or an AdapterConfig. "
-            f"Received: config={config!r}"
-        )
     layers = structural_paths(model)
-    problems = unbuilt(layers) + occupied(layers) + not_freezable(layers)
     trained, missing = trained_paths(layers, train)
-    problems += missing
-    if isinstance(config, LoRAConfig):
-        targets, missing = lora_targets(layers, config.targets, trained)
-        problems += missing + not_adaptable(layers, targets)
-        settings = {path: config.settings_for(path) for path in targets}
-    else:
-        targets, missing = output_targets(layers, config.targets, trained)
-        problems += missing + unknown_activation(config.activation)
-        settings, missing = output_settings(layers, targets, config)
-        problems += missing
-    for name, keys in config.patterns.items():
-        problems += [
-            f"{name}: {key!r} matches none of the targets"
-            for key in keys
-            if not any(pattern_matches(key, path) for path in targets)
-        ]
+    wanted = plan(config, layers, trained)
+    problems = unbuilt(layers) + occupied(layers) + not_freezable(layers)
+    problems += missing + wanted.problems
     refuse("inject: nothing was changed", problems)
-    attach(layers, settings, trained)
+    targets = {path: layers[path] for path in wanted.settings}
+    settings, fill = wanted.start.begin(model, targets, wanted.settings)
+    attach(layers, settings, trained, fill)
     surgery.forget_compiled(layers.values())
     return model
 
@@ -115,8 +87,16 @@ def attach(
     layers: dict[str, Layer],
     settings: dict[str, Settings],
     trained: set[str],
+    fill: Fill = lambda hosts: None,
 ) -> None:
-    """Makes one adapted base of `layers`, or leaves them as they were."""
+    """Makes one adapted base of `layers`, or leaves them as they were.
+
+    Args:
+        layers: All layers of the base by path.
+        settings: Those of each host.
+        trained: Paths of layers that train as they are.
+        fill: Gives the hosts' weights their first values.
+    """
     base = Base(
         uid=uuid.uuid4().hex,
         sampled=is_sampled(layers.values()),
@@ -137,6 +117,7 @@ def attach(
                 }
             else:
                 mine.digests = layer_digests(layer, base.sampled)
+        fill({path: layers[path] for path in settings})
     except BaseException:
         for layer in layers.values():
             if membership(layer) is not None:

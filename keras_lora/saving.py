@@ -124,11 +124,12 @@ def save_adapter(
     outside = find_outside(model, head)
     variables = {**trained_variables(found), **outside.variables()}
     tensors = {key: to_numpy(v) for key, v in variables.items()}
+    settings = in_file_form(hosts(model), tensors)
     problems += not_finite(tensors)
     refuse(what, problems)
     record = {
         "version": __version__,
-        "layers": {p: h.adapter_settings for p, h in hosts(model).items()},
+        "layers": settings,
         "trained": list(base.trained),
         "head": outside.head.config() if outside.head else None,
         "outside": list(outside.layers),
@@ -139,6 +140,28 @@ def save_adapter(
         },
     }
     write_adapter(path, tensors, record)
+
+
+def in_file_form(
+    adapted: dict[str, Any], tensors: dict[str, Any]
+) -> dict[str, Any]:
+    """Brings adapter weights into the form that any base can load.
+
+    Args:
+        adapted: Hosts by path.
+        tensors: Values by key in a file; changed in place.
+
+    Returns:
+        Each host's settings in the file.
+    """
+    settings = {}
+    for path, host in adapted.items():
+        own = {
+            name: tensors.pop(join(path, name)) for name in host.adapter_weights
+        }
+        settings[path], own = host.stored(host.adapter_settings, own)
+        tensors |= {join(path, name): value for name, value in own.items()}
+    return settings
 
 
 def trained_variables(found: dict[str, Layer]) -> dict[str, Any]:

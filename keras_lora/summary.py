@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_lora.checks import hosts_or_refuse
 from keras_lora.member import members
+from keras_lora.methods import METHODS
 
 
 def count(variables: Any) -> int:
@@ -63,13 +64,6 @@ class Summary:
         return "\n".join(line.rstrip() for line in lines)
 
 
-def size_of(settings: dict[str, Any], weights: dict[str, Any]) -> str:
-    """The rank or width of an adapter, for people."""
-    if settings["method"] == "bottleneck":
-        return f"bottleneck {weights['down_kernel'].shape[1]}"
-    return f"rank {settings['rank']}, alpha {settings['alpha']:g}"
-
-
 def summary(model: Any) -> Summary:
     """Lists the adapted layers, and how much of the model trains.
 
@@ -97,7 +91,9 @@ def summary(model: Any) -> Summary:
             path,
             type(host).__name__,
             host.adapter_settings["method"],
-            size_of(host.adapter_settings, host.adapter_weights),
+            METHODS[host.adapter_settings["method"]].size(
+                host.adapter_settings, host.adapter_weights
+            ),
             count(host.adapter_weights.values()),
         )
         for path, host in hosts_or_refuse(model, "summary").items()

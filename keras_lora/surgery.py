@@ -5,6 +5,7 @@ Each function names the law of the design that fails without it.
 
 import functools
 import gc
+import inspect
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
@@ -197,6 +198,36 @@ def symbolic_calls(layer: Layer) -> list[tuple[Any, dict[str, Any]]]:
         calls = [node.arguments for node in layer._inbound_nodes]
         return [(call.args, call.kwargs) for call in calls]
     return [(build_inputs(layer), {})]
+
+
+def first_argument(host: type, args: Any, kwargs: dict[str, Any]) -> Any:
+    """What a layer's call is given first, by place or by name."""
+    if args:
+        return args[0]
+    _, name, *_ = inspect.signature(host.call).parameters  # type: ignore[attr-defined]
+    return kwargs.get(name)
+
+
+class SteppedBySpeed:
+    """Mixin: an optimizer whose step on a variable depends on its speed.
+
+    `update_step` is the public place for it, but the optimizers of the torch
+    backend update all variables at once and never call it.
+    """
+
+    def speed(self, variable: Any) -> float:
+        """What the learning rate is multiplied by for a variable."""
+        raise NotImplementedError
+
+    def _backend_update_step(
+        self, grads: list[Any], trainable_variables: list[Any], rate: Any
+    ) -> None:
+        pairs = list(zip(grads, trainable_variables, strict=True))
+        for speed in sorted({self.speed(v) for v in trainable_variables}):
+            some = [(g, v) for g, v in pairs if self.speed(v) == speed]
+            super()._backend_update_step(  # type: ignore[misc]
+                [g for g, _ in some], [v for _, v in some], rate * speed
+            )
 
 
 def forget_compiled(layers: Iterable[Layer]) -> None:

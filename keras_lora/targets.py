@@ -1,29 +1,23 @@
 """Which layers of a model get what: targets, layers that train, settings."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable
 
 import keras
 
-from keras_lora.bottleneck import output_width
 from keras_lora.checks import unbuilt
 from keras_lora.config import (
     ALL_LINEAR,
-    AdapterConfig,
     Targets,
     matches,
     select,
-    wrong_targets,
 )
 from keras_lora.layers import LINEAR, lora_class
-from keras_lora.member import Settings
-from keras_lora.paths import join, structural_paths
+from keras_lora.paths import structural_paths
+from keras_lora.placements import PLACEMENTS
 from keras_lora.problems import refuse, shorten
 from keras_lora.surgery import Layer
-
-FEED_FORWARD_OUTPUT = (
-    r"(?:.*/)?(?:feedforward_output_dense|ffw_linear(?:_\d+)?)"
-)
+from keras_lora.validate import wrong_targets
 
 
 def find_targets(model: Layer, targets: Targets = ALL_LINEAR) -> list[str]:
@@ -77,13 +71,23 @@ def trained_paths(
 
 
 def lora_targets(
-    layers: dict[str, Layer], targets: Targets, trained: set[str]
+    layers: dict[str, Layer],
+    targets: Targets,
+    trained: set[str],
+    mixin: Callable[[Layer], type | None] = lora_class,
 ) -> tuple[list[str], list[str]]:
-    """Matches `targets` against the layers that can carry LoRA weights."""
+    """Matches `targets` against the layers that can carry low-rank weights.
+
+    Args:
+        layers: The model's layers by path.
+        targets: As in `LoRAConfig`.
+        trained: Paths of those that train as they are.
+        mixin: Gives the class that makes a layer a host, or None.
+    """
     able = [
         path
         for path, layer in layers.items()
-        if lora_class(layer) and path not in trained
+        if mixin(layer) and path not in trained
     ]
     if targets == ALL_LINEAR:
         linear = [p for p, la in layers.items() if isinstance(la, LINEAR)]
@@ -119,9 +123,15 @@ def explain_miss(
 
 
 def output_targets(
-    layers: dict[str, Layer], targets: Targets | None, trained: set[str]
+    layers: dict[str, Layer],
+    targets: Targets | None,
+    placement: str,
+    trained: set[str],
 ) -> tuple[list[str], list[str]]:
-    """Matches `targets` against layers whose output may be adapted."""
+    """Matches `targets` against layers whose output may be adapted.
+
+    Where there are none, the places of the placement's name are taken.
+    """
     able = [
         path
         for path, layer in layers.items()
@@ -129,31 +139,16 @@ def output_targets(
         and path not in trained
         and not isinstance(layer, keras.layers.InputLayer)
     ]
-    found, missed = select(
-        FEED_FORWARD_OUTPUT if targets is None else targets, able
-    )
-    if not missed:
-        return found, []
     available = f"Available: {shorten(able)}"
     if targets is None:
+        found = [p for p in PLACEMENTS[placement].find(layers) if p in able]
+        if found:
+            return found, []
         return [], [
-            "there are no feed-forward outputs of KerasHub blocks; name "
-            f"`targets`. {available}"
+            f"there is no place known for {placement!r}: no blocks of "
+            f"KerasHub and no attention layers; name `targets`. {available}"
         ]
+    found, missed = select(targets, able)
     return found, [
         f"target {entry!r} matches no layer. {available}" for entry in missed
     ]
-
-
-def output_settings(
-    layers: dict[str, Layer], targets: Iterable[str], config: AdapterConfig
-) -> tuple[dict[str, Settings], list[str]]:
-    """Settings of each target with its width, or why it has none."""
-    settings, problems = {}, []
-    for path in targets:
-        width = output_width(layers[path])
-        if isinstance(width, str):
-            problems.append(f"{join(path)}: {width}")
-        else:
-            settings[path] = {**config.settings_for(path), "width": width}
-    return settings, problems

@@ -3,6 +3,7 @@
 import dataclasses
 
 import keras
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,8 @@ from keras import layers
 import keras_lora
 from keras_lora import AdapterConfig, LoRAConfig
 from keras_lora.config import matches, pattern_matches, select
+from tests.helpers import fill, numpy_of
+from tests.models import KINDS, set_random
 
 PATHS = ["stem", "block/query", "block/key", "block_1/query", "xquery"]
 
@@ -23,6 +26,9 @@ def test_defaults_are_those_of_the_design():
         "targets": "all-linear",
         "rank_pattern": {},
         "alpha_pattern": {},
+        "scale": "lora",
+        "layers": None,
+        "init": "random",
     }
     config = AdapterConfig()
     assert config.bottleneck is config.targets is None
@@ -38,7 +44,9 @@ def test_a_config_does_not_change(config):
 
 def test_everything_wrong_is_listed_at_once():
     with pytest.raises(ValueError) as error:
-        LoRAConfig(0, -1, 2, 5, {"(": True}, {"a": float("inf")})
+        LoRAConfig(
+            0, -1, 2, 5, {"(": True}, {"a": float("inf")}, "half", [True], "eva"
+        )
     for word in (
         "rank=0",
         "alpha=-1",
@@ -47,10 +55,13 @@ def test_everything_wrong_is_listed_at_once():
         "`key of rank_pattern` is no regular expression",
         "rank_pattern['(']=True",
         "alpha_pattern['a']=inf",
+        "scale='half'",
+        "layers=[True]",
+        "EVA(batches). Received: init='eva'",
     ):
         assert word in str(error.value)
     with pytest.raises(ValueError) as error:
-        AdapterConfig(0, 0, 3, [""], dropout=1, layer_norm=1)
+        AdapterConfig(0, 0, 3, [""], dropout=1, layer_norm=1, layers=2)
     for word in (
         "bottleneck=0",
         "reduction_factor=0",
@@ -58,6 +69,7 @@ def test_everything_wrong_is_listed_at_once():
         "targets=['']",
         "dropout=1",
         "layer_norm=1",
+        "layers=2",
     ):
         assert word in str(error.value)
 
@@ -116,6 +128,32 @@ def test_the_first_key_that_matches_counts():
     alphas = [config.settings_for(path)["alpha"] for path in PATHS]
     assert ranks == [1, 4, 8, 2, 8]
     assert alphas == [16, 32, 16, 32, 32]
+
+
+def test_rslora_divides_by_the_root_of_each_rank():
+    config = LoRAConfig(16, alpha=8, scale="rslora", rank_pattern={"stem": 4})
+    for path, rank in (("stem", 4), ("block/query", 16)):
+        settings = config.settings_for(path)
+        assert settings["rank"] == rank
+        scale = settings["alpha"] / settings["rank"]
+        assert scale == pytest.approx(8 / rank**0.5)
+
+
+def test_rslora_scales_what_an_adapted_layer_adds(tmp_path):
+    x = np.ones((2, 5), "float32")
+    added = {}
+    for scale in ("lora", "rslora"):
+        model = keras.Sequential([keras.Input((5,)), layers.Dense(3)])
+        set_random(model.weights)
+        before = numpy_of(model(x))
+        config = LoRAConfig(4, alpha=2, scale=scale)
+        fill(keras_lora.inject(model, config))
+        added[scale] = numpy_of(model(x)) - before
+        path = tmp_path / scale
+        keras_lora.save_adapter(model, path)
+        keras_lora.load_adapter(keras_lora.eject(model), path)
+        np.testing.assert_array_equal(numpy_of(model(x)) - before, added[scale])
+    np.testing.assert_allclose(added["rslora"], 2 * added["lora"], rtol=1e-4)
 
 
 def blocks():
@@ -201,3 +239,53 @@ def test_bottlenecks_go_to_the_feed_forward_of_kerashub_blocks():
         "transformer_encoder/feedforward_output_dense",
         "transformer_encoder_1/feedforward_output_dense",
     ]
+
+
+def paths_of(model, config):
+    keras_lora.inject(model, config)
+    return [row.path for row in keras_lora.summary(model).rows]
+
+
+@pytest.mark.parametrize(
+    "chosen,numbers",
+    [
+        (slice(1, None), [1]),
+        (slice(-2, None), [0, 1]),
+        (range(1), [0]),
+        ([-1], [1]),
+        ((1, 0), [0, 1]),
+    ],
+)
+@pytest.mark.parametrize("name", ["bert_backbone", "attention blocks"])
+def test_layers_keep_targets_in_some_blocks(name, chosen, numbers):
+    if name == "bert_backbone":
+        pytest.importorskip("keras_hub")
+        model, block = KINDS[name].base(), "transformer_layer_{}"
+    else:
+        model, block = blocks(), "attention_{}"
+    expected = tuple(block.format(number) + "/" for number in numbers)
+    every = keras_lora.find_targets(model)
+    config = LoRAConfig(2, layers=chosen)
+    assert paths_of(model, config) == [
+        p for p in every if p.startswith(expected)
+    ]
+
+
+def test_layers_of_bottlenecks():
+    pytest.importorskip("keras_hub")
+    model = KINDS["bert_backbone"].base()
+    config = AdapterConfig(2, layers=[1])
+    assert paths_of(model, config) == [
+        "transformer_layer_1/feedforward_output_dense"
+    ]
+
+
+def test_blocks_that_there_are_not_are_named():
+    model = blocks()
+    with pytest.raises(ValueError, match="no block 2, -3.*attention_0"):
+        keras_lora.inject(model, LoRAConfig(2, layers=[0, 2, -3]))
+    with pytest.raises(ValueError, match="no target is in slice"):
+        keras_lora.inject(model, LoRAConfig(2, layers=slice(5, None)))
+    with pytest.raises(ValueError, match="no repeated blocks with targets"):
+        config = LoRAConfig(2, targets=["dense"], layers=[0])
+        keras_lora.inject(model, config)

@@ -138,7 +138,9 @@ def test_a_rank_that_is_no_int_above_zero_is_refused(rank):
 
 
 def test_a_config_of_another_kind_is_refused(base):
-    injecting(base, "LoRAConfig or an AdapterConfig", config="lora")
+    injecting(
+        base, "LoRAConfig, a DoRAConfig or an AdapterConfig", config="lora"
+    )
 
 
 def test_no_targets_are_refused():
@@ -227,7 +229,7 @@ def test_outputs_that_are_no_tensor_are_refused_as_bottleneck_targets():
 def test_bottlenecks_without_feed_forward_name_the_candidates(base):
     injecting(
         base,
-        "no feed-forward outputs of KerasHub blocks",
+        "no place known for 'pfeiffer'",
         "Available: stem, norm, branch, logits",
         config=AdapterConfig(2),
     )

@@ -1,0 +1,160 @@
+"""Layers of a served base, with stacks of adapters on them."""
+
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_lora import surgery
+from keras_lora.host import AdapterHost
+from keras_lora.layers import lora_class
+from keras_lora.routing import Switch, ids_in_force
+from keras_lora.stack_kinds import LORA, STACKS
+from keras_lora.stacks import Kind, Stack
+from keras_lora.surgery import Layer
+
+
+class BankHost(AdapterHost):
+    """A layer of the base with stacks of adapters on it."""
+
+    @property
+    def stacks(self) -> dict[str, Stack]:
+        """The layer's stacks by the key of their kind."""
+        found: dict[str, Stack] = self.__dict__["_stacks"]
+        return found
+
+    @property
+    def adapter_weights(self) -> dict[str, Any]:
+        """All stacked variables."""
+        return {
+            f"{key}/{name}": variable
+            for key, stack in self.__dict__.get("_stacks", {}).items()
+            for name, variable in stack.variables.items()
+        }
+
+    @property
+    def trainable(self) -> bool:
+        """The layer's own flag; stacks never train."""
+        return surgery.trainable_flag(self)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._host_class.trainable.fset(self, value)  # type: ignore[attr-defined]
+
+    def get_config(self) -> dict[str, Any]:
+        return dict(self._plain().get_config())
+
+    def save_own_variables(self, store: Any) -> None:
+        self._plain().save_own_variables(store)
+
+    def load_own_variables(self, store: Any) -> None:
+        self._plain().load_own_variables(store)
+
+    def put_stack(self, stack: Stack) -> None:
+        """Sets a new stack in the place of the one of its kind, if any."""
+        old = self.stacks.get(stack.kind.key)
+        self.stacks[stack.kind.key] = stack
+        if old is not None:
+            self.drop_stack(old)
+
+    def drop_stack(self, stack: Stack) -> None:
+        """Takes a stack's variables off the layer."""
+        for variable in stack.variables.values():
+            surgery.remove_weight(self, variable)
+
+    def new_stack(self, kind: Kind, slots: int) -> Stack:
+        """An empty stack whose variables the layer tracks."""
+        stack = STACKS[kind.method](kind, {})
+        try:
+            for name, shape in stack.shapes(self, kind).items():
+                stack.variables[name] = surgery.add_weight(
+                    self,
+                    name=name,
+                    shape=(slots, *shape),
+                    initializer="zeros",
+                    trainable=False,
+                )
+        except BaseException:
+            self.drop_stack(stack)
+            raise
+        return stack
+
+    def adapted_product(self, x: Any, y: Any) -> Any:
+        ids = self._ids()
+        for stack in self._stacks_there(before_activation=True):
+            y = stack.apply(self, x, y, ids)
+        return y
+
+    def _reverse_delta(self, x: Any) -> Any:
+        return self.stacks[LORA].apply_reverse(self, x, self._ids())  # type: ignore[attr-defined]
+
+    def _stacks_there(self, before_activation: bool) -> list[Stack]:
+        return [
+            stack
+            for stack in self.stacks.values()
+            if stack.before_activation == before_activation
+        ]
+
+    def _ids(self) -> Any:
+        ids = ids_in_force()
+        if ids is None:
+            switch: Switch = self.__dict__["_switch"]
+            ids = ops.convert_to_tensor(switch.state)
+        return ids
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        return self._served("call", args, kwargs)
+
+    def quantized_call(self, *args: Any, **kwargs: Any) -> Any:
+        return self._served("quantized_call", args, kwargs)
+
+    def _served(self, method: str, args: Any, kwargs: Any) -> Any:
+        if self._stacks_there(before_activation=True):
+            y = getattr(super(), method)(*args, **kwargs)
+        else:
+            y = self.host_call(method, *args, **kwargs)
+        x = surgery.first_argument(self._host_class, args, kwargs)
+        for stack in self._stacks_there(before_activation=False):
+            y = stack.apply(self, x, y, self._ids())
+        return y
+
+
+_CLASSES: dict[type, Any] = {}
+
+
+def become_host(layer: Layer, switch: Switch) -> Any:
+    """Makes a layer of the base a host with no stacks yet; returns it."""
+    if isinstance(layer, BankHost):
+        return layer
+    host = type(layer)
+    lora = lora_class(layer)
+    if host not in _CLASSES:
+        bases = (BankHost, lora, host) if lora else (BankHost, host)
+        names = ("__module__", "__qualname__", "__doc__")
+        body = {name: getattr(host, name) for name in names}
+        body["_host_class"] = host
+        _CLASSES[host] = type(host.__name__, bases, body)
+    layer.__dict__["_stacks"] = {}
+    layer.__dict__["_switch"] = switch
+    surgery.add_seed(layer, switch)
+    surgery.set_class(layer, _CLASSES[host])
+    return layer
+
+
+def leave_bank(layer: Layer) -> None:
+    """Makes a host the plain layer it was."""
+    if not isinstance(layer, BankHost):
+        return
+    for variable in layer.adapter_weights.values():
+        surgery.remove_weight(layer, variable)
+    surgery.remove_seed(layer, layer.__dict__.pop("_switch"))
+    surgery.set_class(layer, type(layer)._host_class)
+    del layer.__dict__["_stacks"]
+
+
+def host_bytes(layer: Layer) -> int:
+    """Bytes that a host's stacks take."""
+    return sum(
+        int(np.prod(variable.shape)) * 4
+        for variable in layer.adapter_weights.values()
+    )

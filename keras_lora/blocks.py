@@ -1,0 +1,73 @@
+"""A model's repeated blocks, and targets in some of them."""
+
+from collections.abc import Iterable
+
+from keras_lora import surgery
+from keras_lora.config import Blocks
+from keras_lora.problems import shorten
+from keras_lora.surgery import Layer
+
+
+def in_blocks(
+    layers: dict[str, Layer], targets: list[str], chosen: Blocks | None
+) -> tuple[list[str], list[str]]:
+    """Leaves the targets that lie in some of the model's blocks.
+
+    Args:
+        layers: The model's layers by path.
+        targets: Paths of some of them.
+        chosen: Numbers of blocks as in `LoRAConfig`; None for all targets.
+
+    Returns:
+        Targets, and what is wrong with the numbers.
+    """
+    if chosen is None or not targets:
+        return targets, []
+    stacks = stacks_of_blocks(layers, targets)
+    if not stacks:
+        return [], ["layers: the model has no repeated blocks with targets"]
+    problems, kept = [], []
+    for blocks in stacks:
+        if isinstance(chosen, slice):
+            kept += blocks[chosen]
+            continue
+        missing = [n for n in chosen if not -len(blocks) <= n < len(blocks)]
+        if missing:
+            problems.append(
+                f"layers: no block {', '.join(map(str, missing))}; the "
+                f"{len(blocks)} blocks are {shorten(blocks)}"
+            )
+        kept += [blocks[n] for n in chosen if n not in missing]
+    found = [path for path in targets if within(path, kept)]
+    if not found and not problems:
+        blocks = [path for stack in stacks for path in stack]
+        problems = [f"layers: no target is in {chosen} of {shorten(blocks)}"]
+    return found, problems
+
+
+def stacks_of_blocks(
+    layers: dict[str, Layer], targets: list[str]
+) -> list[list[str]]:
+    """Paths of blocks with targets, those that stand side by side together.
+
+    A block is a layer with sublayers that has fellows of its class beside it
+    and is in no other block.
+    """
+    stacks: dict[tuple[str, type], list[str]] = {}
+    for path, layer in layers.items():
+        if path and surgery.children(layer):
+            parent = path.rpartition("/")[0]
+            stacks.setdefault((parent, type(layer)), []).append(path)
+    several = [blocks for blocks in stacks.values() if len(blocks) > 1]
+    inner = [path for blocks in several for path in blocks]
+    return [
+        blocks
+        for blocks in several
+        if any(within(path, blocks) for path in targets)
+        and not within(blocks[0], inner)
+    ]
+
+
+def within(path: str, tops: Iterable[str]) -> bool:
+    """Whether a layer is below one of some others."""
+    return any(path.startswith(top + "/") for top in tops)
