@@ -4,6 +4,7 @@ from keras_lora.adapter_config import AdapterConfig
 from keras_lora.adapter_file import inspect_adapter
 from keras_lora.bank import AdapterBank
 from keras_lora.bottleneck import Adapter
+from keras_lora.combination import combine
 from keras_lora.config import LoRAConfig
 from keras_lora.dora import DoRAConfig, DoRADense, DoRAEinsumDense
 from keras_lora.eva import EVA
@@ -34,6 +35,7 @@ __all__ = [
     "LoRADense",
     "LoRAEinsumDense",
     "LoRAEmbedding",
+    "combine",
     "disabled",
     "eject",
     "find_targets",

@@ -1,0 +1,240 @@
+"""Combining adapter files as values: a new file, no model needed."""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from keras_lora.adapter_file import (
+    AdapterInfo,
+    inspect_adapter,
+    read_tensors,
+    record_of,
+    write_adapter,
+)
+from keras_lora.fingerprint import differences
+from keras_lora.paths import join
+from keras_lora.problems import refuse, shorten
+from keras_lora.record import HEAD
+from keras_lora.validate import positive_int, wrong_choice
+from keras_lora.version import __version__
+
+Array = np.ndarray
+Factors = tuple[Array, Array]
+
+
+@dataclass(frozen=True)
+class Combination:
+    """What came of combining adapters; `print` it, or read its fields.
+
+    Attributes:
+        path: The file that was written.
+        rank: The largest rank in it.
+        kept: Share of the squared size of the update that is in it, 0 to 1.
+    """
+
+    path: str
+    rank: int
+    kept: float
+
+    def __str__(self) -> str:
+        share = f"{100 * self.kept:.2f} % of the update"
+        return f"{self.path}: rank {self.rank} keeps {share}"
+
+
+def combine(
+    adapters: Sequence[tuple[str | os.PathLike[str], float]],
+    path: str | os.PathLike[str],
+    *,
+    method: str = "cat",
+    rank: int | None = None,
+    head: int | Literal[False] | None = None,
+) -> Combination:
+    """Writes a LoRA file whose update is a weighted sum of others'.
+
+    The result is a file like any other: it loads, merges and serves. Ranks
+    and targets of the files may differ.
+
+    Args:
+        adapters: Pairs of a file and its weight, a finite number; a negative
+            one subtracts.
+        path: File to write, whole or not at all.
+        method: `"cat"` puts the ranks side by side, which is exact;
+            `"svd"` then keeps the directions in which the sum is largest,
+            and prints the share of it that it kept.
+        rank: Int above 0, the largest rank to keep; for `"svd"` alone.
+        head: Number of the adapter, from 0, whose head goes into the file;
+            False for none. None: the one head that there is, if there is one.
+
+    Returns:
+        A `Combination`.
+
+    Raises:
+        ValueError: A file cannot be read, is for another base than the first
+            one, holds other than LoRA weights and a head; or an argument is
+            not valid. Everything wrong is listed, and nothing is written.
+
+    Example:
+
+    ```python
+    base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+    for name in ("a", "b"):
+        keras_lora.inject(base, keras_lora.LoRAConfig(rank=2))
+        keras_lora.save_adapter(base, f"{name}.safetensors")
+        keras_lora.eject(base)
+    parts = [("a.safetensors", 1.0), ("b.safetensors", -0.5)]
+    keras_lora.combine(parts, "both.safetensors")
+    keras_lora.load_adapter(base, "both.safetensors")
+    ```
+
+    References:
+        - [Editing Models with Task Arithmetic](
+          https://arxiv.org/abs/2212.04089)
+    """
+    what = f"{path} was not written"
+    refuse(what, wrong_arguments(adapters, method, rank))
+    infos = [inspect_adapter(file) for file, _ in adapters]
+    problems = [p for info in infos for p in not_linear(info)]
+    problems += [p for info in infos[1:] for p in other_base(infos[0], info)]
+    chosen, missing = head_to_keep(infos, head)
+    refuse(what, problems + missing)
+    tensors = [read_tensors(info) for info in infos]
+    weights = [float(weight) for _, weight in adapters]
+    layers: dict[str, Any] = {}
+    values: dict[str, Array] = {}
+    kept = total = 0.0
+    for layer in dict.fromkeys(p for info in infos for p in info.layers):
+        parts = [
+            factors(info.layers[layer], layer, mine, weight)
+            for info, mine, weight in zip(infos, tensors, weights, strict=True)
+            if layer in info.layers
+        ]
+        a = np.concatenate([a for a, _ in parts], axis=1)
+        b = np.concatenate([b for _, b in parts], axis=0)
+        energies = np.ones(1)
+        if rank is not None:
+            a, b, energies = shortened(a, b, rank)
+        kept += float(energies[: a.shape[1]].sum())
+        total += float(energies.sum())
+        layers[layer] = plain_settings(a.shape[1])
+        values[join(layer, "lora_a")] = a.astype("float32")
+        values[join(layer, "lora_b")] = b.astype("float32")
+    if chosen is not None:
+        of_head = tensors[chosen].items()
+        values |= {k: v for k, v in of_head if k.startswith(HEAD + "/")}
+    record = {
+        **record_of(infos[0]),
+        "version": __version__,
+        "layers": layers,
+        "head": None if chosen is None else infos[chosen].head,
+    }
+    write_adapter(path, values, record)
+    largest = max(settings["rank"] for settings in layers.values())
+    result = Combination(str(Path(path)), largest, kept / total if total else 1)
+    if method == "svd":
+        print(result)
+    return result
+
+
+def wrong_arguments(adapters: Any, method: Any, rank: Any) -> list[str]:
+    """Says what of the arguments of `combine` is not valid."""
+    problems = wrong_choice("method", method, ("cat", "svd"))
+    if method == "svd":
+        problems += positive_int("rank", rank)
+    elif rank is not None:
+        problems.append(f'`rank` is for "svd" alone. Received: rank={rank!r}')
+    pairs = isinstance(adapters, list | tuple) and all(
+        isinstance(pair, list | tuple) and len(pair) == 2 for pair in adapters
+    )
+    if not pairs or not adapters:
+        return [*problems, "`adapters` must be pairs of a file and a weight"]
+    return problems + [
+        f"the weight of {file} must be a finite number. Received: {weight!r}"
+        for file, weight in adapters
+        if isinstance(weight, bool)
+        or not isinstance(weight, int | float)
+        or not math.isfinite(weight)
+    ]
+
+
+def not_linear(info: AdapterInfo) -> list[str]:
+    """Says what of a file is no update that can be added to another."""
+    problems = []
+    others = [m for m in info.methods if m != "lora"]
+    if others:
+        problems.append(f"{info.path}: holds {', '.join(others)} weights")
+    named = (*info.trained, *info.outside)
+    if named:
+        problems.append(f"{info.path}: trained layers too: {shorten(named)}")
+    return problems
+
+
+def other_base(first: AdapterInfo, info: AdapterInfo) -> list[str]:
+    """Says how a file's base differs from that of the first."""
+    expected, found = first.base["variables"], info.base["variables"]
+    extra = [name for name in found if name not in expected]
+    problems = differences(expected, found) + [
+        f"{name}: not in the first file's base" for name in extra
+    ]
+    return [
+        f"{info.path} is for another base: {problem}"
+        for problem in problems[:10]
+    ]
+
+
+def head_to_keep(
+    infos: list[AdapterInfo], head: Any
+) -> tuple[int | None, list[str]]:
+    """Which file's head goes into the result, if any."""
+    heads = [n for n, info in enumerate(infos) if info.head is not None]
+    if head is False or (head is None and not heads):
+        return None, []
+    if head is None and len(heads) == 1:
+        return heads[0], []
+    if isinstance(head, int) and type(head) is not bool and head in heads:
+        return head, []
+    there = ", ".join(map(str, heads)) or "none"
+    return None, [
+        "`head` must be the number of an adapter with a head, or False for "
+        f"none; with a head: {there}. Received: head={head!r}"
+    ]
+
+
+def factors(
+    settings: dict[str, Any],
+    layer: str,
+    tensors: dict[str, Array],
+    weight: float,
+) -> Factors:
+    """A file's factors of one layer; scale and weight are in the second."""
+    a = tensors[join(layer, "lora_a")].astype("float64")
+    b = tensors[join(layer, "lora_b")].astype("float64")
+    return a, b * (weight * settings["alpha"] / settings["rank"])
+
+
+def shortened(a: Array, b: Array, rank: int) -> tuple[Array, Array, Array]:
+    """The best factors of at most a rank, by SVD of two small triangles.
+
+    Returns:
+        Both factors, and the squared singular values of their product before.
+    """
+    q_a, r_a = np.linalg.qr(a)
+    q_b, r_b = np.linalg.qr(b.T)
+    u, s, vt = np.linalg.svd(r_a @ r_b.T, full_matrices=False)
+    k = min(rank, len(s))
+    root = np.sqrt(s[:k])
+    return (q_a @ u[:, :k]) * root, (root[:, None] * vt[:k]) @ q_b.T, s**2
+
+
+def plain_settings(rank: int) -> dict[str, Any]:
+    """Settings of a layer whose factors hold its scale already."""
+    return {
+        "method": "lora",
+        "rank": rank,
+        "alpha": float(rank),
+        "dropout": 0.0,
+    }
