@@ -12,6 +12,7 @@ from keras_lora.loading import load_adapter
 from keras_lora.lora_conv import LoRAConv1D, LoRAConv2D, LoRAConv3D
 from keras_lora.lora_dense import LoRADense, LoRAEinsumDense
 from keras_lora.lora_embedding import LoRAEmbedding
+from keras_lora.lora_plus import lora_plus
 from keras_lora.merge import merge
 from keras_lora.rewrite import eject, inject
 from keras_lora.saving import save_adapter
@@ -42,6 +43,7 @@ __all__ = [
     "inject",
     "inspect_adapter",
     "load_adapter",
+    "lora_plus",
     "merge",
     "save_adapter",
     "summary",
