@@ -45,14 +45,21 @@ def load_base(
     return base
 
 
-def build_base(dtype: str | None = None) -> keras.Model:
-    """The encoder with random weights."""
+def build_base(
+    dtype: str | None = None,
+    *,
+    layers: int = LAYERS,
+    width: int = WIDTH,
+    heads: int = 12,
+    vocabulary: int = 30522,
+) -> keras.Model:
+    """The encoder with random weights, at its own size or another."""
     backbone = keras_hub.models.BertBackbone(
-        vocabulary_size=30522,
-        num_layers=LAYERS,
-        num_heads=12,
-        hidden_dim=WIDTH,
-        intermediate_dim=4 * WIDTH,
+        vocabulary_size=vocabulary,
+        num_layers=layers,
+        num_heads=heads,
+        hidden_dim=width,
+        intermediate_dim=4 * width,
         dropout=0.1,
         dtype=dtype,
     )

@@ -29,9 +29,12 @@ class Settings:
 
     Args:
         epochs: passes over the training texts; None for the task's own.
+        method: "lora" or "bottleneck".
         rank: of the low-rank updates.
         alpha: their scale is `alpha / rank`.
         targets: which layers, as `keras_lora.LoRAConfig` takes them.
+        bottleneck: inner width of bottlenecks, which sit on the feed-forward
+            outputs.
         learning_rate: the highest, after warming up; it falls to zero.
         batch_size: texts in a step.
         seed: of the adapter's start and the order of the texts. The split
@@ -39,12 +42,22 @@ class Settings:
     """
 
     epochs: int | None = None
+    method: str = "lora"
     rank: int = 8
     alpha: float = 16
     targets: str | Sequence[str] = "all-linear"
+    bottleneck: int = 32
     learning_rate: float = 2e-3
     batch_size: int = 32
     seed: int = 0
+
+    def config(self) -> keras_lora.LoRAConfig | keras_lora.AdapterConfig:
+        """What `keras_lora.inject` takes."""
+        if self.method == "bottleneck":
+            return keras_lora.AdapterConfig(bottleneck=self.bottleneck)
+        return keras_lora.LoRAConfig(
+            rank=self.rank, alpha=self.alpha, targets=self.targets
+        )
 
 
 @dataclass(frozen=True)
@@ -110,7 +123,8 @@ def train_task(
         f"({table.percent:.2f} %)"
     )
     start = time.perf_counter()
-    fit(model, splits, tokenizer, task, settings, callbacks, verbose)
+    epochs = settings.epochs or task.epochs
+    fit(model, splits, tokenizer, epochs, settings, callbacks, verbose)
     seconds = time.perf_counter() - start
     logits = predict_texts(model, splits.test.texts, tokenizer)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -151,12 +165,7 @@ def adapted_model(
     base: keras.Model, classes: int, settings: Settings
 ) -> keras.Model:
     """The base with a fresh adapter, and a head for so many classes on it."""
-    keras_lora.inject(
-        base,
-        keras_lora.LoRAConfig(
-            rank=settings.rank, alpha=settings.alpha, targets=settings.targets
-        ),
-    )
+    keras_lora.inject(base, settings.config())
     head = keras.layers.Dense(classes, dtype="float32", name="head")
     return keras.Model(base.input, head(base(base.input)))
 
@@ -165,14 +174,14 @@ def fit(
     model: keras.Model,
     splits: Splits,
     tokenizer: Tokenizer,
-    task: Task,
+    epochs: int,
     settings: Settings,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: str | int = 0,
 ) -> keras.callbacks.History:
-    """Compiles the model and fits it to the task's training texts."""
+    """Compiles the model and fits it to the training texts."""
     train, validation = splits.train, splits.validation
-    size, epochs = settings.batch_size, settings.epochs or task.epochs
+    size = settings.batch_size
     batches = TrainBatches(
         train.texts, tokenizer, train.labels, size, settings.seed
     )

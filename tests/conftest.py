@@ -52,6 +52,14 @@ def chromium():
     return found
 
 
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """Adapters of every shipped task for a small random base."""
+    from tests.app.tiny import adapters_folder
+
+    return adapters_folder(tmp_path_factory.mktemp("adapters"))
+
+
 def pytest_runtest_setup(item):
     if item.get_closest_marker("real_base"):
         backend = keras.backend.backend()

@@ -15,8 +15,13 @@ PAGES = {
 }
 REAL_BASE = {"docs/tutorial.md"}
 NEEDS_KERAS_HUB = {"docs/comparison.md", "docs/how-to/your-own-model.md"}
-NOT_RUN = ("pip install ", "python3 -m venv ", "python -m app.")
-"""Starts of commands that install or train; CI runs those of the README."""
+NOT_RUN = (
+    "pip install ",
+    "python3 -m venv ",
+    "python -m app.",
+    "streamlit run ",
+)
+"""Starts of commands that install, train or serve; CI runs the README's."""
 
 
 def blocks(page):

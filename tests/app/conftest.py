@@ -55,3 +55,12 @@ def index(tmp_path):
     folder = tmp_path / "index"
     folder.mkdir()
     return FakeIndex(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_service(tiny_folder):
+    """The demo's service on a small random base, made once."""
+    from app.service import Service
+    from tests.app.tiny import tiny_source
+
+    return Service.start(tiny_source(tiny_folder))

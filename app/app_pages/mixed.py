@@ -1,0 +1,109 @@
+"""Rows of different tasks in one forward pass, checked one by one."""
+
+import pandas as pd
+import streamlit as st
+
+from app import charts, state
+from app.answers import Mixed
+from app.limits import MAX_ROWS, row_problems
+from keras_lora.problems import refuse
+
+st.markdown(
+    "Each row names its own adapter, and all rows go through the base "
+    "*together*, in one forward pass. The same rows are then answered one "
+    "adapter at a time, to show that nothing leaks from row to row."
+)
+service = state.service()
+adapters = state.need_adapters()
+titles = {served.title: served for served in adapters.values()}
+
+
+def first_rows() -> pd.DataFrame:
+    """Two examples of each task."""
+    rows = [
+        (title, example)
+        for place in range(2)
+        for title, served in titles.items()
+        for example in served.examples[place : place + 1]
+    ]
+    return pd.DataFrame(rows or [(None, "")], columns=["task", "text"])
+
+
+def show(rows: list[tuple[str, str]], mixed: Mixed) -> None:
+    with st.container(horizontal=True):
+        st.metric("One pass", f"{mixed.together_ms:.0f} ms", border=True)
+        st.metric(
+            f"{mixed.calls} calls, one an adapter",
+            f"{mixed.apart_ms:.0f} ms",
+            border=True,
+        )
+        st.metric(
+            "Largest difference",
+            charts.difference(mixed.difference),
+            border=True,
+        )
+    st.caption(
+        f"{len(rows)} rows. The difference is between the heads' outputs; "
+        "what there is comes from rounding in batches of another size. "
+        "Times of this run, tokens included."
+    )
+    st.dataframe(
+        pd.DataFrame(
+            [
+                {
+                    "task": title,
+                    **answer_cells(titles[title].labels, together, "one pass"),
+                    **answer_cells(titles[title].labels, apart, "alone"),
+                    "text": text,
+                }
+                for (text, title), together, apart in zip(
+                    rows, mixed.together, mixed.apart, strict=True
+                )
+            ]
+        ),
+        hide_index=True,
+        column_config={
+            "text": st.column_config.TextColumn(width="medium"),
+            **{
+                f"{way} %": st.column_config.NumberColumn(format="%.1f")
+                for way in ("one pass", "alone")
+            },
+        },
+        alt="Answers of each row, in one pass and alone",
+    )
+
+
+def answer_cells(labels: tuple[str, ...], values, way: str) -> dict:
+    best = int(values.argmax())
+    return {way: labels[best], f"{way} %": 100 * float(values[best])}
+
+
+table = st.data_editor(
+    first_rows(),
+    num_rows="dynamic",
+    hide_index=True,
+    key="rows-" + "-".join(adapters),
+    column_config={
+        "task": st.column_config.SelectboxColumn(
+            "task", options=list(titles), width="small"
+        ),
+        "text": st.column_config.TextColumn("text", width="large"),
+    },
+    alt="Texts and the task of each; edit them, or add rows",
+)
+st.caption(f"Edit the cells, add rows at the end; at most {MAX_ROWS}.")
+if st.button(
+    "Answer all rows", type="primary", icon=":material/bolt:", key="answer"
+):
+    rows = [
+        tuple(row) for row in table[["text", "task"]].itertuples(index=False)
+    ]
+    try:
+        refuse("Nothing was asked", row_problems(rows, titles))
+    except ValueError as error:
+        state.show_problem(error, "The table cannot be answered")
+    else:
+        show(
+            rows,
+            service.answer_mixed([(text, titles[task]) for text, task in rows]),
+        )

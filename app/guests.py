@@ -1,0 +1,155 @@
+"""Adapters that visitors bring or train: checked, named apart, let go."""
+
+import re
+import secrets
+import threading
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+
+import keras_lora
+from app.limits import (
+    MAX_ADAPTER_BYTES,
+    MAX_CLASSES,
+    adapter_problems,
+)
+from app.served import Served
+from app.service import Service
+from app.tasks import TASKS
+from keras_lora.problems import refuse
+
+MOST = 4
+"""Adapters that one visitor may keep at a time."""
+
+
+class Shelf:
+    """One visitor's own adapters in the shared bank.
+
+    Their names in the bank are random, so that no two visitors' files can
+    take each other's place; nobody else sees them.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._served: dict[str, Served] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def adapters(self) -> list[Served]:
+        """This visitor's adapters, oldest first."""
+        return list(self._served.values())
+
+    def add(
+        self, data: bytes, file_name: str, labels: Sequence[str] = ()
+    ) -> Served:
+        """Checks a file's header, then loads it.
+
+        Args:
+            data: the file.
+            file_name: what the visitor calls it.
+            labels: one a class; where there are none, those of the shipped
+                task in the file's name, else "class 0" and so on.
+
+        Raises:
+            ValueError: everything wrong with it; nothing was loaded.
+        """
+        title = self._own_title(shown_name(file_name))
+        what = f"{title} was not loaded"
+        problems = []
+        if len(data) > MAX_ADAPTER_BYTES:
+            problems.append(
+                f"{len(data) / 1e6:.1f} MB is too large; at most "
+                f"{MAX_ADAPTER_BYTES / 1e6:.0f} MB are taken"
+            )
+        with self._lock:
+            if len(self._served) >= MOST:
+                problems.append(
+                    f"you have {MOST} adapters here already: remove one first"
+                )
+            refuse(what, problems)
+            name = f"guest-{secrets.token_hex(6)}"
+            file = self._service.folder / f"{name}.safetensors"
+            file.write_bytes(data)
+            try:
+                served = self._load(name, title, file, labels, what)
+            except ValueError as error:
+                file.unlink(missing_ok=True)
+                # The visitor knows the file by its own name.
+                text = str(error).replace(str(file), title)
+                raise ValueError(text.replace(repr(name), title)) from None
+            self._served[name] = served
+            return served
+
+    def _own_title(self, title: str) -> str:
+        """The title, with a number where it is taken."""
+        served = [*self._service.shipped.tasks, *self.adapters]
+        taken = {other.title for other in served}
+        number, found = 1, title
+        while found in taken:
+            number += 1
+            found = f"{title} {number}"
+        return found
+
+    def _load(
+        self,
+        name: str,
+        title: str,
+        file: Path,
+        labels: Sequence[str],
+        what: str,
+    ) -> Served:
+        info = keras_lora.inspect_adapter(file)
+        problems = adapter_problems(
+            info, self._service.low_rank, self._service.bottlenecks
+        )
+        found = _class_count(info)
+        labels = tuple(labels) or default_labels(title, found)
+        if info.head is not None and not 2 <= found <= MAX_CLASSES:
+            problems.append(
+                f"its head tells {found} classes apart; 2 to {MAX_CLASSES} "
+                "can be shown"
+            )
+        elif info.head is not None and len(labels) != found:
+            problems.append(
+                f"{len(labels)} labels were given for {found} classes"
+            )
+        refuse(what, problems)
+        self._service.bank.load(name, file)
+        served = Served(name, title, labels, file, info)
+        self._service.check_classes(served)
+        return served
+
+    def remove(self, name: str) -> None:
+        """Unloads one of this visitor's adapters; others are left alone."""
+        with self._lock:
+            served = self._served.pop(name, None)
+            if served is not None:
+                self._service.bank.unload(name)
+                served.file.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Unloads them all, when the visitor has left."""
+        for name in list(self._served):
+            self.remove(name)
+
+
+def shown_name(file_name: str) -> str:
+    """A file's name without folder and ending, fit to be shown."""
+    stem = PurePath(file_name.replace("\\", "/")).name
+    stem = stem.removesuffix(".safetensors")
+    return re.sub(r"[^\w .()-]", "", stem).strip(" .")[:40] or "adapter"
+
+
+def default_labels(title: str, classes: int) -> tuple[str, ...]:
+    """The labels of the task that a file is named after, or numbers."""
+    for task in TASKS.values():
+        if title.startswith(task.name) and len(task.labels) == classes:
+            return task.labels
+    return tuple(f"class {number}" for number in range(classes))
+
+
+def _class_count(info) -> int:
+    """Outputs of a stored head's last layer; 0 where it does not say."""
+    for layer in reversed(info.head["layers"] if info.head else []):
+        if type(units := layer["config"].get("units")) is int:
+            return units
+    return 0

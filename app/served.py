@@ -1,0 +1,162 @@
+"""What the demo knows of one adapter it serves: labels, probe, figures."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+import keras_lora
+from app.limits import inner_sizes
+from app.ship import RESULTS, SHIPPED
+from app.tasks import Task, get_task
+
+SHIP = "python -m app.ship"
+"""The command that makes the adapters' files."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear classifier on the frozen base's features."""
+
+    kernel: np.ndarray
+    bias: np.ndarray
+
+    def probabilities(self, features: np.ndarray) -> np.ndarray:
+        return softmax(features @ self.kernel + self.bias)
+
+
+@dataclass(frozen=True)
+class Served:
+    """One adapter behind the bank.
+
+    Args:
+        name: what the bank calls it.
+        title: what people read.
+        labels: one a class, in the order of the head's outputs.
+        file: where it lies.
+        info: its header.
+        question: one line on what it decides.
+        examples: texts to try.
+        probe: the frozen base's own classifier for this task, if there is one.
+        results: what its training came to, as `results.json` has it.
+    """
+
+    name: str
+    title: str
+    labels: tuple[str, ...]
+    file: Path
+    info: keras_lora.adapter_file.AdapterInfo
+    question: str = ""
+    examples: tuple[str, ...] = ()
+    probe: Probe | None = None
+    results: dict[str, Any] = field(default_factory=dict)
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """The head's outputs as a probability a label."""
+        return outputs if gives_shares(self.info) else softmax(outputs)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities along the last axis."""
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def gives_shares(info: Any) -> bool:
+    """Whether a stored head ends in a softmax of its own."""
+    if info.head is None or not info.head["layers"]:
+        return False
+    last = info.head["layers"][-1]
+    return last["class"] == "Softmax" or (
+        last["config"].get("activation") == "softmax"
+    )
+
+
+def title_of(name: str) -> str:
+    """A task's name for people: "movie-sentiment" -> "Movie sentiment"."""
+    return name.replace("-", " ").capitalize()
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """The tasks whose files lie in a folder, and what is wrong with others."""
+
+    tasks: tuple[Served, ...]
+    problems: dict[str, str]
+
+
+def read_shipped(folder: Path) -> Shipped:
+    """Reads the headers of a folder's adapters, their probes and results.
+
+    A task without a file, or with one that cannot be read, is no error: its
+    problem is kept to be shown.
+    """
+    results = _read_results(folder / RESULTS)
+    found, problems = [], {}
+    for task in map(get_task, SHIPPED):
+        try:
+            found.append(_read_task(folder, task, results.get(task.name)))
+        except ValueError as error:
+            problems[task.name] = str(error)
+    return Shipped(tuple(found), problems)
+
+
+def _read_task(folder: Path, task: Task, results: Any) -> Served:
+    file = folder / f"{task.name}.safetensors"
+    if not file.is_file():
+        raise ValueError(
+            f"There is no adapter for {task.name} yet; "
+            f"`{SHIP} {task.name}` makes it."
+        )
+    return Served(
+        name=task.name,
+        title=title_of(task.name),
+        labels=task.labels,
+        file=file,
+        info=keras_lora.inspect_adapter(file),
+        question=task.title,
+        examples=task.examples,
+        probe=_read_probe(
+            folder / f"{task.name}.probe.safetensors", len(task.labels)
+        ),
+        results=results if isinstance(results, dict) else {},
+    )
+
+
+def _read_probe(file: Path, classes: int) -> Probe | None:
+    """A probe's file; None where there is none that fits the task."""
+    try:
+        tensors = load_file(file)
+        kernel, bias = tensors["kernel"], tensors["bias"]
+    except Exception:  # safetensors raises a class of its own for bad files
+        return None
+    if kernel.ndim != 2 or kernel.shape[1] != classes != 0:
+        return None
+    return Probe(kernel, bias) if bias.shape == (classes,) else None
+
+
+def _read_results(file: Path) -> dict[str, Any]:
+    try:
+        results = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return results if isinstance(results, dict) else {}
+
+
+def size_label(info: Any) -> str:
+    """The rank or width of an adapter, for people."""
+    parts = []
+    for name, sizes in zip(("rank", "width"), inner_sizes(info), strict=True):
+        if sizes:
+            ends = sorted({min(sizes), max(sizes)})
+            parts.append(f"{name} {' to '.join(map(str, ends))}")
+    return ", ".join(parts)
+
+
+def methods_label(info: Any) -> str:
+    """The methods of an adapter, for people."""
+    names = {"lora": "LoRA", "bottleneck": "bottleneck"}
+    return " and ".join(names.get(method, method) for method in info.methods)

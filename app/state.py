@@ -1,0 +1,101 @@
+"""What pages share: the service behind a cache, and the visitor's own."""
+
+import streamlit as st
+
+from app import service as services
+from app.guests import Shelf
+from app.loading import Loading
+from app.served import Served
+from app.service import Service
+from app.trainer import Trainer
+
+
+@st.cache_resource(show_spinner=False)
+def loading() -> Loading:
+    """One a process."""
+    return Loading(services.REAL)
+
+
+def trainer() -> Trainer:
+    """One a process: it lets one visitor train at a time."""
+    return loading().trainer
+
+
+def service() -> Service:
+    """The shared service; the page stops here while there is none.
+
+    The first visitor sees the download and the start. Where that fails the
+    message stays, with a button to try again.
+    """
+    shared = loading()
+    if shared.service is not None:
+        return shared.service
+    if shared.error is None:
+        shared.begin()
+        with st.container(border=True):
+            st.markdown("**Starting: the base model loads once, for everyone**")
+            bar = st.progress(0.0)
+            while not shared.wait(0.2):
+                title, share = shared.now
+                bar.progress(share, text=title)
+        if shared.service is not None:
+            st.rerun()
+    _show_failure(shared)
+    st.stop()
+
+
+def _show_failure(shared: Loading) -> None:
+    st.error(
+        shared.error or "unknown",
+        title="The base model could not be loaded",
+        icon=":material/cloud_off:",
+    )
+    if st.button("Try again", icon=":material/refresh:", key="retry"):
+        shared.begin()
+        st.rerun()
+
+
+@st.cache_resource(
+    scope="session",
+    show_spinner=False,
+    on_release=lambda shelf: shelf.close(),
+)
+def _shelf(_service: Service) -> Shelf:
+    return Shelf(_service)
+
+
+def shelf() -> Shelf:
+    """This visitor's own adapters; unloaded when the session ends."""
+    return _shelf(service())
+
+
+def adapters() -> dict[str, Served]:
+    """What this visitor may ask: the shipped tasks and the own adapters."""
+    shared = service()
+    found = [*shared.shipped.tasks, *shelf().adapters]
+    return {served.name: served for served in found}
+
+
+def need_adapters() -> dict[str, Served]:
+    """As `adapters`; the page stops here where there is none."""
+    found = adapters()
+    show_missing()
+    if not found:
+        st.stop()
+    return found
+
+
+def show_missing() -> None:
+    """Says which shipped tasks cannot be asked, and why."""
+    problems = service().shipped.problems
+    if problems:
+        st.warning(
+            "\n".join(f"- {text}" for text in problems.values()),
+            title=f"{len(problems)} of the tasks cannot be asked",
+            icon=":material/warning:",
+        )
+
+
+def show_problem(error: ValueError, title: str) -> None:
+    """An error of a visitor's making, in plain words."""
+    st.error(str(error), title=title, icon=":material/error:")

@@ -1,0 +1,65 @@
+"""`streamlit run app/streamlit_app.py`: the demo in a browser."""
+
+import sys
+from pathlib import Path
+
+import streamlit as st
+
+# Streamlit puts this file's own folder on the path; `app` lies above it.
+ROOT = str(Path(__file__).resolve().parents[1])
+if ROOT not in sys.path:
+    sys.path.insert(0, ROOT)
+
+PAGES = (
+    (
+        "switch",
+        "Switch",
+        ":material/swap_horiz:",
+        "One text, many tasks: switch the adapter and compare with the base.",
+    ),
+    (
+        "mixed",
+        "Mixed batch",
+        ":material/table_rows:",
+        "Rows of different tasks, answered in one forward pass.",
+    ),
+    (
+        "train",
+        "Train",
+        ":material/model_training:",
+        "Train an adapter of your own and watch it learn.",
+    ),
+    (
+        "adapters",
+        "Adapters",
+        ":material/layers:",
+        "What each adapter holds, where it sits, and what it costs.",
+    ),
+    (
+        "how",
+        "How it works",
+        ":material/lightbulb:",
+        "The two methods in pictures and few words.",
+    ),
+)
+
+st.set_page_config(
+    page_title="keras_lora",
+    page_icon=":material/layers:",
+    layout="centered",
+)
+page = st.navigation(
+    [
+        st.Page(
+            f"app_pages/{name}.py",
+            title=title,
+            icon=icon,
+            help=text,
+            default=name == "switch",
+        )
+        for name, title, icon, text in PAGES
+    ],
+    position="top",
+)
+st.title(page.title)
+page.run()

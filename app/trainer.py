@@ -1,0 +1,218 @@
+"""Training for visitors: one run at a time, beside the shared base."""
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+import keras_lora
+from app.baselines import bag_of_words, frozen_probe
+from app.batches import predict_texts
+from app.data import Split, Splits
+from app.run import Job, Outcome, Point, Run
+from app.served import softmax
+from app.service import Source
+from app.training import (
+    BAG_OF_WORDS,
+    FROZEN_FEATURES,
+    adapted_model,
+    fit,
+)
+
+MOST_HELD_OUT = 400
+"""Validation and test texts that a run looks at, so that it ends soon."""
+
+
+class Busy(ValueError):
+    """Someone else is training."""
+
+
+class Stopped(Exception):
+    """The run was stopped before its first step."""
+
+
+class Trainer:
+    """Runs one job at a time in a thread, on a copy of the base.
+
+    Args:
+        source: where the copy and the tokenizer come from.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._lock = threading.Lock()
+        self.current: Run | None = None
+
+    def start(self, job: Job) -> Run:
+        """Starts a job in the background.
+
+        Raises:
+            Busy: another one is running.
+        """
+        if not self._lock.acquire(blocking=False):
+            raise Busy(
+                "Someone else is training right now. One run goes at a time, "
+                "so that everyone's answers stay quick; try again in a minute."
+            )
+        run = self.current = Run(job)
+        try:
+            threading.Thread(
+                target=self._run, args=(run,), name="training", daemon=True
+            ).start()
+        except BaseException:
+            self._lock.release()
+            raise
+        return run
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run is under way."""
+        return self._lock.locked()
+
+    def _run(self, run: Run) -> None:
+        try:
+            run.outcome = _train(run, self._source)
+            run.phase = "Done"
+        except Stopped:
+            run.error = "Stopped before the first step: nothing was trained."
+        except Exception as error:
+            run.error = f"{error}" or type(error).__name__
+        finally:
+            self.current = None
+            self._lock.release()
+            run.done.set()
+
+
+def smaller(splits: Splits, train: int, seed: int = 0) -> Splits:
+    """At most so many training texts, and fewer held-out ones, at random."""
+    rng = np.random.default_rng(seed)
+
+    def some(part: Split, most: int) -> Split:
+        if len(part) <= most:
+            return part
+        rows = rng.permutation(len(part))[:most]
+        return Split([part.texts[i] for i in rows], part.labels[rows])
+
+    return Splits(
+        some(splits.train, train),
+        some(splits.validation, MOST_HELD_OUT // 2),
+        some(splits.test, MOST_HELD_OUT),
+    )
+
+
+def _train(run: Run, source: Source) -> Outcome:
+    job, settings = run.job, run.job.settings
+    run.phase = "Loading a copy of the base"
+    base = source.load_base(None)
+    tokenizer = source.make_tokenizer(None)
+    _measure_baselines(run, base, tokenizer)
+    run.phase = "Training"
+    keras.utils.set_random_seed(settings.seed)
+    model = adapted_model(base, len(job.labels), settings)
+    table = keras_lora.summary(model)
+    size, epochs = settings.batch_size, settings.epochs or 1
+    run.steps = epochs * -(-len(job.splits.train) // size)
+    start = run.began_fit = time.perf_counter()
+    fit(model, job.splits, tokenizer, epochs, settings, [Watch(run)])
+    seconds = time.perf_counter() - start
+    if not run.step:
+        raise Stopped
+    run.phase = "Testing on held-out texts"
+    test = job.splits.test
+    logits = predict_texts(model, test.texts, tokenizer)
+    given = logits.argmax(-1)
+    return Outcome(
+        accuracy=float(np.mean(given == test.labels)),
+        baselines=dict(run.baselines),
+        confusion=_confusion(test.labels, given, len(job.labels)),
+        mistakes=_mistakes(test, logits, job.labels),
+        trainable=table.trainable,
+        share=table.percent / 100,
+        seconds=seconds,
+        stopped=run.step < run.steps,
+        file=_file_of(model),
+    )
+
+
+def _measure_baselines(run: Run, base: Any, tokenizer: Any) -> None:
+    measures: dict[str, Callable[[], float]] = {
+        BAG_OF_WORDS: lambda: bag_of_words(run.job.splits),
+        FROZEN_FEATURES: lambda: (
+            frozen_probe(base, run.job.splits, tokenizer).accuracy
+        ),
+    }
+    for name, measure in measures.items():
+        if run.stopping.is_set():
+            raise Stopped
+        run.phase = f"Measuring the baseline: {name}"
+        run.baselines[name] = measure()
+
+
+class Watch(keras.callbacks.Callback):
+    """Writes the curves into a run, and ends it when it is told to stop."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self._run = run
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        if self._run.stopping.is_set():
+            raise Stopped
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._run.step += 1
+        self._note("training", logs, "")
+        if self._run.stopping.is_set():
+            self._run.phase = "Stopping"
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._note("validation", logs, "val_")
+
+    def _note(self, part: str, logs: Any, prefix: str) -> None:
+        found = logs or {}
+        if f"{prefix}loss" in found:
+            self._run.points.append(
+                Point(
+                    self._run.step,
+                    float(found[f"{prefix}loss"]),
+                    float(found[f"{prefix}accuracy"]),
+                    part,
+                )
+            )
+
+
+def _confusion(true: np.ndarray, given: np.ndarray, classes: int) -> np.ndarray:
+    counts = np.zeros((classes, classes), "int64")
+    np.add.at(counts, (true, given), 1)
+    return counts
+
+
+def _mistakes(
+    test: Split, logits: np.ndarray, labels: tuple[str, ...]
+) -> list[tuple[str, str, str, float]]:
+    """The wrong ones, the surest first."""
+    shares = softmax(logits)
+    given = shares.argmax(-1)
+    wrong = [
+        (
+            test.texts[row],
+            labels[test.labels[row]],
+            labels[given[row]],
+            float(shares[row, given[row]]),
+        )
+        for row in np.flatnonzero(given != test.labels)
+    ]
+    return sorted(wrong, key=lambda mistake: -mistake[3])
+
+
+def _file_of(model: keras.Model) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "adapter.safetensors"
+        keras_lora.save_adapter(model, file)
+        return file.read_bytes()

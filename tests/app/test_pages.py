@@ -1,0 +1,344 @@
+"""Every page and control, through Streamlit's own test driver."""
+
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from app import service as services
+from app import state, tasks
+from app.csv_upload import read_labels, split_upload
+from app.fetch import FetchError
+from app.guests import Shelf
+from tests.app.tiny import adapter, csv_bytes, tiny_source
+
+SCRIPT = str(Path(services.__file__).parent / "streamlit_app.py")
+PAGES = ("switch", "mixed", "train", "adapters", "how")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_demo(tiny_folder):
+    """The app on a small base, with a service of its own."""
+    real = services.REAL
+    services.REAL = tiny_source(tiny_folder)
+    st.cache_resource.clear()
+    yield
+    services.REAL = real
+    st.cache_resource.clear()
+
+
+@pytest.fixture(autouse=True)
+def own_shelf(monkeypatch):
+    """One shelf a test: to Streamlit all test drivers are one session."""
+    shelves = []
+
+    def shelf(service):
+        if not shelves:
+            shelves.append(Shelf(service))
+        return shelves[0]
+
+    monkeypatch.setattr(state, "_shelf", shelf)
+    yield
+    for made in shelves:
+        made.close()
+
+
+@pytest.fixture
+def few_texts(monkeypatch):
+    """Tasks load a small corpus and need no network."""
+    st.cache_data.clear()
+    corpus, labels = read_labels(csv_bytes(120))
+    splits = split_upload(corpus, labels)
+    monkeypatch.setattr(tasks.Task, "load", lambda task, progress=None: splits)
+
+
+def open_page(name="switch", **query):
+    app = AppTest.from_file(SCRIPT, default_timeout=120)
+    for key, value in query.items():
+        app.query_params[key] = value
+    app.run()
+    if name != "switch":
+        app.switch_page(f"app_pages/{name}.py").run()
+    return fine(app)
+
+
+def fine(app):
+    assert not app.exception, [e.value for e in app.exception]
+    return app
+
+
+def metrics(app):
+    return {metric.label: metric.value for metric in app.metric}
+
+
+def errors(app):
+    return " ".join(error.value for error in app.error)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_opens(name, few_texts):
+    app = open_page(name)
+    assert not app.error
+    assert len(app.title) == 1
+
+
+def test_a_switch_changes_the_answer_and_shows_both_times():
+    app = open_page()
+    assert {"Switch", "Prediction", "Tokens read"} <= set(metrics(app))
+    before = [chart.proto.SerializeToString() for chart in charts(app)]
+    fine(app.pills(key="task").select("text-source").run())
+    assert len(before) == len(charts(app)) == 2
+    assert before != [c.proto.SerializeToString() for c in charts(app)]
+    milliseconds = float(metrics(app)["Switch"].removesuffix(" ms"))
+    assert milliseconds >= 0
+
+
+def charts(app):
+    return app.get("vega_lite_chart")
+
+
+def test_the_address_picks_the_task():
+    app = open_page(task="Tweet sentiment")
+    assert app.pills(key="task").value == "tweet-sentiment"
+    assert not app.warning
+
+
+def test_an_address_with_no_such_task_says_so():
+    app = open_page(task="no-such-task")
+    assert app.pills(key="task").value == "movie-sentiment"
+    assert "no-such-task" in app.warning[0].value
+
+
+def test_an_example_becomes_the_text():
+    app = open_page()
+    example = tasks.get_task("movie-sentiment").examples[2]
+    fine(app.pills(key="example-movie-sentiment").select(example).run())
+    assert app.text_area(key="text").value == example
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "the text is empty"),
+        ("   \n ", "the text is empty"),
+        ("x" * 100_000, "100,000 characters; at most 5,000"),
+    ],
+)
+def test_a_bad_text_gets_a_message_and_the_app_lives_on(text, said):
+    app = open_page()
+    fine(app.text_area(key="text").set_value(text).run())
+    assert said in errors(app)
+    fine(app.text_area(key="text").set_value("a fine film").run())
+    assert not app.error and "Switch" in metrics(app)
+
+
+def test_a_mixed_batch_is_answered_both_ways():
+    app = open_page("mixed")
+    fine(app.button(key="answer").click().run())
+    found = metrics(app)
+    assert float(found["Largest difference"]) < 1e-4
+    assert "5 calls, one an adapter" in found
+    answers = app.dataframe[-1].value
+    assert (answers["one pass"] == answers["alone"]).all()
+    assert len(answers) == 10
+
+
+def edit_rows(app, **edits):
+    nothing = {"edited_rows": {}, "added_rows": [], "deleted_rows": []}
+    app.session_state[app.data_editor[0].key] = {**nothing, **edits}
+    return fine(app.button(key="answer").click().run())
+
+
+def test_edited_and_added_rows_are_answered():
+    added = {"text": "one more", "task": "Text source"}
+    app = edit_rows(open_page("mixed"), added_rows=[added])
+    assert app.dataframe[-1].value["text"].iloc[-1] == "one more"
+
+
+@pytest.mark.parametrize(
+    ("edits", "said"),
+    [
+        ({"edited_rows": {1: {"text": ""}}}, "row 2: the text is empty"),
+        ({"edited_rows": {0: {"text": "y" * 100_000}}}, "row 1: the text has"),
+        ({"added_rows": [{"text": "no task"}]}, "row 11: pick a task"),
+        ({"added_rows": [{}] * 40}, "50 rows; at most 32"),
+        ({"deleted_rows": list(range(10))}, "the table is empty"),
+    ],
+)
+def test_bad_rows_get_a_message(edits, said):
+    app = edit_rows(open_page("mixed"), **edits)
+    assert said in errors(app)
+
+
+def train_own(app, data, name="mine.csv"):
+    fine(app.selectbox(key="source").select("Your own CSV").run())
+    app.file_uploader(key="csv").upload(name, data)
+    return fine(app.run())
+
+
+def wait_for_run(app):
+    run = app.session_state["run"]
+    assert run.done.wait(120)
+    return fine(app.run())
+
+
+def test_an_own_csv_is_trained_added_and_asked(few_texts):
+    app = train_own(open_page("train"), csv_bytes(80))
+    fine(app.slider(key="rank").set_value(2).run())
+    assert int(metrics(app)["Trainable parameters"].replace(",", "")) > 0
+    assert "≈" in metrics(app)["Estimated time"]
+    fine(app.button(key="start").click().run())
+    wait_for_run(app)
+    assert "This adapter" in metrics(app)
+    assert "TF-IDF + logistic regression" in metrics(app)
+    fine(app.button(key="add").click().run())
+    assert any("mine (own)" in info.value for info in app.info)
+    app.switch_page("app_pages/switch.py").run()
+    own = [o for o in app.pills(key="task").options if "own" in o]
+    assert own == ["mine (own)"]
+    app.switch_page("app_pages/train.py").run()
+    fine(app.button(key="again").click().run())
+    assert app.selectbox(key="source").value == "Your own CSV"
+
+
+def test_a_stopped_run_keeps_what_it_has(few_texts):
+    app = train_own(open_page("train"), csv_bytes(4000))
+    fine(app.slider(key="epochs").set_value(5).run())
+    fine(app.segmented_control(key="method").select("bottleneck").run())
+    fine(app.button(key="start").click().run())
+    run = app.session_state["run"]
+    while not run.step and not run.done.is_set():
+        run.done.wait(0.05)
+    other = open_page("train")
+    assert "Someone else is training" in other.info[0].value
+    train_own(other, csv_bytes(80))
+    fine(other.button(key="start").click().run())
+    assert "Someone else is training" in errors(other)
+    fine(app.button(key="stop").click().run())
+    wait_for_run(app)
+    assert "Stopped" in app.success[0].proto.title
+    assert run.outcome.stopped
+
+
+def test_every_target_choice_has_its_count(few_texts):
+    app = open_page("train")
+    counts = {}
+    for choice in ("all-linear", "attention", "feed-forward"):
+        fine(app.selectbox(key="targets").select(choice).run())
+        counts[choice] = metrics(app)["Trainable parameters"]
+    assert len(set(counts.values())) == 3
+    fine(app.selectbox(key="targets").select("choose").run())
+    assert metrics(app)["Trainable parameters"] == counts["all-linear"]
+    fine(app.pills(key="layers").set_value([]).run())
+    assert "at least one layer" in app.warning[0].value
+    fine(app.slider(key="alpha").set_value(4).run())
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"text,label\n" + b"a b c,one\n" * 50, "one class only"),
+        (b"words,kind\nx,y\n", "Missing: text, label"),
+        (b"text,label\n" + b"x" * 5_000_000, "5.0 MB is too large"),
+        (b"\x80\x04\x95pickle", "not UTF-8"),
+    ],
+)
+def test_a_bad_csv_gets_a_message(few_texts, data, said):
+    app = train_own(open_page("train"), data)
+    assert said in errors(app)
+    train_own(app, csv_bytes(80), "good.csv")
+
+
+def test_texts_that_cannot_be_fetched_are_told(monkeypatch):
+    st.cache_data.clear()
+
+    def offline(task, progress=None):
+        raise FetchError(f"the texts of {task.name} are not the pinned ones")
+
+    monkeypatch.setattr(tasks.Task, "load", offline)
+    app = open_page("train")
+    fine(app.selectbox(key="source").select("news-topic").run())
+    assert "not the pinned ones" in errors(app)
+
+
+def test_the_adapters_page_lists_shows_and_checks():
+    app = open_page("adapters")
+    table = app.dataframe[0].value
+    assert len(table) == 5 and (table["size"] == "rank 4").all()
+    fine(app.selectbox(key="shown").select("text-source").run())
+    fine(app.button(key="check-text-source").click().run())
+    found = metrics(app)
+    assert float(found["Adapter off − base"]) == 0
+    assert 0 < float(found["Merged − adapted"]) < 1e-3
+    assert float(found["Adapted − base"]) > 1e-2
+
+
+def upload(app, data, name="mine.safetensors"):
+    app.file_uploader(key="adapter-file").upload(name, data)
+    fine(app.run())
+    return fine(app.button(key="load").click().run())
+
+
+def test_an_adapter_is_uploaded_and_removed(tmp_path):
+    data = adapter(tmp_path / "a.safetensors", classes=3).read_bytes()
+    app = open_page("adapters")
+    fine(app.text_input(key="adapter-labels").set_value("x, y, z").run())
+    upload(app, data)
+    assert "mine" in app.success[0].value
+    assert len(app.dataframe[0].value) == 6
+    name = app.selectbox(key="shown").options.index("mine")
+    fine(app.selectbox(key="shown").select_index(name).run())
+    remove = next(b for b in app.button if (b.key or "").startswith("remove"))
+    fine(remove.click().run())
+    assert len(app.dataframe[0].value) == 5
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (lambda path: path.write_bytes(b"nonsense"), "no safetensors file"),
+        (lambda path: path.write_bytes(b"x" * 9_000_000), "too large"),
+        (lambda path: adapter(path, classes=1), "1 classes"),
+    ],
+)
+def test_a_bad_adapter_gets_a_message(tmp_path, write, said):
+    path = tmp_path / "bad.safetensors"
+    write(path)
+    app = upload(open_page("adapters"), path.read_bytes())
+    assert said in errors(app)
+    assert len(app.dataframe[0].value) == 5
+
+
+def test_without_a_network_at_the_first_start_it_says_so_and_tries_again(
+    monkeypatch, tiny_folder
+):
+    good = services.REAL
+    calls = []
+
+    def offline(progress):
+        calls.append(1)
+        raise FetchError("tiny==1.0 could not be downloaded: no network")
+
+    offline_source = services.Source(offline, good.make_tokenizer, tiny_folder)
+    monkeypatch.setattr(services, "REAL", offline_source)
+    st.cache_resource.clear()
+    app = open_page()
+    assert "no network" in errors(app)
+    fine(app.button(key="retry").click().run())
+    assert len(calls) == 2 and "no network" in errors(app)
+    fine(app.switch_page("app_pages/how.py").run())
+    assert not app.error
+    monkeypatch.setattr(services, "REAL", good)
+    st.cache_resource.clear()
+
+
+def test_no_adapters_at_all_is_told_with_the_command(monkeypatch, tmp_path):
+    monkeypatch.setattr(services, "REAL", tiny_source(tmp_path))
+    st.cache_resource.clear()
+    app = open_page()
+    assert "python -m app.ship" in app.warning[0].value
+    fine(app.switch_page("app_pages/adapters.py").run())
+    assert "empty" in app.info[0].value
+    monkeypatch.undo()
+    st.cache_resource.clear()

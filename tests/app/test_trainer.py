@@ -1,0 +1,144 @@
+"""Training for visitors: one at a time, stoppable, beside the bank."""
+
+import threading
+
+import numpy as np
+import pytest
+
+import keras_lora
+from app.csv_upload import read_labels, split_upload
+from app.guests import Shelf
+from app.run import Job
+from app.service import Source
+from app.trainer import MOST_HELD_OUT, Busy, Trainer, smaller
+from app.training import BAG_OF_WORDS, FROZEN_FEATURES, Settings
+from tests.app.tiny import TinyTokenizer, csv_bytes, tiny_base, tiny_source
+
+PATIENCE = 120
+"""Seconds after which a run is taken for hung."""
+
+
+def job(rows=120, epochs=2, labels=("neg", "pos"), **settings):
+    corpus, labels = read_labels(csv_bytes(rows, labels))
+    splits = split_upload(corpus, labels)
+    settings = {"batch_size": 8, "learning_rate": 1e-2, **settings}
+    return Job("mine", labels, splits, Settings(epochs=epochs, **settings))
+
+
+class Gate:
+    """A base that is loaded only when the test says so."""
+
+    def __init__(self):
+        self.open = threading.Event()
+
+    def load(self, progress):
+        assert self.open.wait(PATIENCE)
+        return tiny_base()
+
+
+def gated():
+    gate = Gate()
+    source = Source(gate.load, lambda progress: TinyTokenizer(), None)
+    return gate, Trainer(source)
+
+
+@pytest.fixture
+def trainer(tiny_folder):
+    return Trainer(tiny_source(tiny_folder))
+
+
+def finished(run):
+    assert run.done.wait(PATIENCE)
+    assert run.error is None, run.error
+    return run.outcome
+
+
+def test_a_run_learns_and_tells_what_it_came_to(trainer, tiny_service):
+    run = trainer.start(job(epochs=3))
+    outcome = finished(run)
+    assert outcome.accuracy == 1.0
+    assert set(outcome.baselines) == {BAG_OF_WORDS, FROZEN_FEATURES}
+    assert outcome.confusion.sum() == len(run.job.splits.test)
+    assert not outcome.mistakes and not outcome.stopped
+    assert run.step == run.steps == 3 * -(-len(run.job.splits.train) // 8)
+    parts = [point.part for point in run.points]
+    assert parts.count("training") == run.steps
+    assert parts.count("validation") == 3
+    assert run.points[0].loss > run.points[-1].loss
+    assert not trainer.busy and trainer.current is None
+    # Its file goes into the bank, and says what was learned.
+    shelf = Shelf(tiny_service)
+    served = shelf.add(outcome.file, "mine", run.job.labels)
+    for text, label in (("dull weak poor", 0), ("bright strong fine", 1)):
+        answer = tiny_service.answer(served, f"{text} number 5")
+        assert answer.probabilities.argmax() == label
+    shelf.close()
+
+
+def test_bottlenecks_train_too(trainer, tmp_path):
+    run = trainer.start(job(method="bottleneck", bottleneck=6, epochs=1))
+    file = tmp_path / "b.safetensors"
+    file.write_bytes(finished(run).file)
+    assert keras_lora.inspect_adapter(file).methods == ("bottleneck",)
+
+
+def test_the_second_one_is_told_that_someone_else_trains():
+    gate, trainer = gated()
+    run = trainer.start(job())
+    with pytest.raises(Busy, match="Someone else is training"):
+        trainer.start(job())
+    assert trainer.current is run
+    run.stop()
+    gate.open.set()
+    assert run.done.wait(PATIENCE)
+    assert run.outcome is None
+    assert "nothing was trained" in run.error
+    assert not trainer.busy
+
+
+def test_stopping_keeps_what_was_trained(trainer):
+    run = trainer.start(job(rows=400, epochs=50))
+    while run.step < 3 and not run.done.is_set():
+        run.done.wait(0.05)
+    run.stop()
+    outcome = finished(run)
+    assert outcome.stopped
+    assert 3 <= run.step < run.steps
+    assert outcome.file and np.isfinite(outcome.accuracy)
+
+
+def test_a_run_that_fails_says_why_and_lets_the_next_one_in(tiny_folder):
+    def broken(progress):
+        raise ValueError("no base today")
+
+    source = tiny_source(tiny_folder)
+    trainer = Trainer(Source(broken, source.make_tokenizer, tiny_folder))
+    for _ in range(2):
+        run = trainer.start(job())
+        assert run.done.wait(PATIENCE)
+        assert run.error == "no base today" and run.outcome is None
+
+
+def test_the_bank_answers_the_same_while_someone_trains(trainer, tiny_service):
+    tasks = tiny_service.shipped.tasks
+    expected = [
+        tiny_service.answer(t, "some text").probabilities for t in tasks
+    ]
+    run = trainer.start(job(rows=400, epochs=2))
+    rounds = 0
+    while not run.done.is_set() or not rounds:
+        for served, probabilities in zip(tasks, expected, strict=True):
+            found = tiny_service.answer(served, "some text").probabilities
+            np.testing.assert_allclose(found, probabilities, atol=1e-6)
+        rounds += 1
+    finished(run)
+
+
+def test_fewer_texts_are_taken_from_all_parts():
+    corpus, labels = read_labels(csv_bytes(4900))
+    splits = smaller(split_upload(corpus, labels), 100)
+    assert len(splits.train) == 100
+    assert len(splits.test) == MOST_HELD_OUT
+    assert len(set(splits.test.texts)) == MOST_HELD_OUT
+    again = smaller(split_upload(corpus, labels), 100)
+    assert again.train.texts == splits.train.texts
