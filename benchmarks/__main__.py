@@ -1,9 +1,9 @@
 """Runs every benchmark and writes the page: `python -m benchmarks`.
 
 Each result is written to `benchmarks/results` when it is there; name some to
-run those alone. On two cores all of them take about an hour.
+run those alone. On two cores all of them take about two hours.
 
-    python -m benchmarks [train_step scaling serving bank_on_tasks soak]
+    python -m benchmarks [train_step scaling serving bank_on_tasks soak methods]
 """
 
 import argparse
@@ -19,6 +19,7 @@ COMMANDS = {
     "serving": ["benchmarks.serving"],
     "bank_on_tasks": ["benchmarks.bank_on_tasks", "--adapters", "app/adapters"],
     "soak": ["benchmarks.soak"],
+    "methods": ["benchmarks.methods", "--quick"],
 }
 
 

@@ -5,7 +5,7 @@ once; what is there already is not run again. Each method has the learning
 rate that does best in validation (seed 0), and then three seeds at that rate.
 
     python -m benchmarks.methods [--quick] [--minutes M] [--method NAME ...]
-    python -m benchmarks.methods --table [--quick]
+    python -m benchmarks.methods --table
 
 `--quick` trains on fewer texts, and tries fewer rates; its runs are kept apart
 from the others. `--minutes` starts no run after so many.
@@ -15,10 +15,9 @@ import argparse
 import dataclasses
 import json
 import os
+import platform
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,104 +32,21 @@ from app.baselines import frozen_probe  # noqa: E402
 from app.batches import TrainBatches, predict_texts  # noqa: E402
 from app.data import Split, Splits  # noqa: E402
 from app.tasks import get_task  # noqa: E402
-from benchmarks.methods_table import tables  # noqa: E402
-from keras_lora import (  # noqa: E402
-    EVA,
-    AdapterConfig,
-    DoRAConfig,
-    LoRAConfig,
-    lora_plus,
+from benchmarks.methods_list import (  # noqa: E402
+    FULL,
+    METHODS,
+    QUICK,
+    Plan,
+    rates_of,
 )
+from benchmarks.methods_table import tables  # noqa: E402
+from benchmarks.train_step import backend_version  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "methods.json"
 TASKS = ("tweet-sentiment", "product-sentiment")
 SEEDS = (0, 1, 2)
 BATCH = 32
 WARM_UP = 0.1
-LORA_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much each run trains.
-
-    Attributes:
-        texts: Training texts at most; None for all.
-        epochs: Passes over them.
-        rates: How many of a method's rates are tried, from its middle.
-    """
-
-    name: str
-    texts: int | None
-    epochs: int
-    rates: int
-
-
-QUICK = Plan("quick", 512, 2, 2)
-FULL = Plan("full", None, 3, 4)
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way to train the base for a task.
-
-    Attributes:
-        attach: Changes a base so that the right weights train; given the
-            base and a few batches of training inputs.
-        rates: Learning rates to choose from.
-        optimizer: Makes the optimizer of a schedule.
-        mode: How the base is quantized first, if it is.
-        keeps_base: Whether the base can be used again.
-    """
-
-    attach: Callable[[Any, list[Any]], Any]
-    rates: tuple[float, ...] = LORA_RATES
-    optimizer: Callable[[Any], Any] = keras.optimizers.Adam
-    mode: str | None = None
-    keeps_base: bool = True
-
-
-def injecting(config: Any, **options: Any) -> Callable[[Any, Any], Any]:
-    """Attaches what a config says."""
-    return lambda base, batches: keras_lora.inject(base, config, **options)
-
-
-METHODS: dict[str, Method] = {
-    "full fine-tuning": Method(
-        lambda base, batches: base,
-        (2e-5, 5e-5, 1e-4, 2e-4),
-        keeps_base=False,
-    ),
-    "lora": Method(injecting(LoRAConfig())),
-    "rslora": Method(injecting(LoRAConfig(scale="rslora"))),
-    "svd": Method(injecting(LoRAConfig(init="svd"))),
-    "svd-minor": Method(injecting(LoRAConfig(init="svd-minor"))),
-    "eva": Method(
-        lambda base, batches: keras_lora.inject(
-            base, LoRAConfig(init=EVA(batches, rho=2.0))
-        )
-    ),
-    "dora": Method(injecting(DoRAConfig())),
-    "lora+": Method(
-        injecting(LoRAConfig()),
-        (1e-4, 2.5e-4, 5e-4, 1e-3),
-        lambda rate: lora_plus(keras.optimizers.Adam(rate), 16),
-    ),
-    "pfeiffer": Method(injecting(AdapterConfig())),
-    "houlsby": Method(injecting(AdapterConfig(placement="houlsby"))),
-    "parallel": Method(
-        injecting(AdapterConfig(placement="parallel", scale=4.0))
-    ),
-    "lora, last 2 blocks": Method(
-        injecting(LoRAConfig(layers=slice(-2, None)))
-    ),
-    "lora on int8": Method(
-        injecting(LoRAConfig()), mode="int8", keeps_base=False
-    ),
-    "lora on int4": Method(
-        injecting(LoRAConfig()), mode="int4", keeps_base=False
-    ),
-}
 
 
 class StepLosses(keras.callbacks.Callback):
@@ -257,13 +173,6 @@ def file_bytes(model: Any, name: str) -> int:
         return path.stat().st_size
 
 
-def rates_of(name: str, plan: Plan) -> tuple[float, ...]:
-    """The rates to try: the middle ones where the plan has fewer."""
-    rates = METHODS[name].rates
-    start = (len(rates) - plan.rates + 1) // 2
-    return rates[start : start + plan.rates]
-
-
 def best_rate(
     runs: dict[str, Any], plan: Plan, task: str, name: str
 ) -> float | None:
@@ -299,11 +208,46 @@ def next_run(
     return None
 
 
-def write(results: dict[str, Any]) -> None:
+def described() -> dict[str, Any]:
+    """What the runs depend on besides the code."""
+    backend = keras.backend.backend()
+    return {
+        "versions": {
+            "keras": keras.__version__,
+            backend: backend_version(),
+            "python": platform.python_version(),
+        },
+        "backend": backend,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "plans": {p.name: dataclasses.asdict(p) for p in (QUICK, FULL)},
+    }
+
+
+def write(path: Path, runs: dict[str, Any]) -> None:
     """Replaces the result file."""
-    part = RESULTS.with_suffix(".part")
-    part.write_text(json.dumps(results, indent=0, sort_keys=True) + "\n")
-    part.replace(RESULTS)
+    part = path.with_suffix(".part")
+    result = {**described(), "runs": runs}
+    part.write_text(json.dumps(result, indent=0, sort_keys=True) + "\n")
+    part.replace(path)
+
+
+def run_missing(options: argparse.Namespace, runs: dict[str, Any]) -> None:
+    """Does what is not in `runs` yet, and writes after each run."""
+    begun, plan = time.perf_counter(), QUICK if options.quick else FULL
+    bench = Bench(plan)
+    for task in TASKS:
+        name = f"{plan.name}/{task}/frozen probe"
+        if name not in runs:
+            runs[name] = bench.probe(task)
+            write(options.json, runs)
+    while wanted := next_run(runs, plan, options.method):
+        if time.perf_counter() - begun > 60 * options.minutes:
+            break
+        name = key(plan, *wanted)
+        runs[name] = bench.run(*wanted)
+        write(options.json, runs)
+        test, seconds = runs[name]["test"], runs[name]["seconds"]
+        print(f"{name}: test {test:.3f}, {seconds:.0f} s", flush=True)
 
 
 def main() -> None:
@@ -312,29 +256,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--method", nargs="*", default=list(METHODS))
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--json", type=Path, default=RESULTS)
     options = parser.parse_args()
-    begun = time.perf_counter()
-    plan = QUICK if options.quick else FULL
-    runs = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    if options.table:
-        print(tables(runs, plan.name, TASKS, list(METHODS)))
-        return
-    bench = Bench(plan)
-    for task in TASKS:
-        if f"{plan.name}/{task}/frozen probe" not in runs:
-            runs[f"{plan.name}/{task}/frozen probe"] = bench.probe(task)
-            write(runs)
-    while wanted := next_run(runs, plan, options.method):
-        if time.perf_counter() - begun > 60 * options.minutes:
-            break
-        result = bench.run(*wanted)
-        runs[key(plan, *wanted)] = result
-        write(runs)
-        print(
-            f"{key(plan, *wanted)}: test {result['test']:.3f}, "
-            f"{result['seconds']:.0f} s",
-            flush=True,
-        )
+    there = options.json.exists()
+    runs = json.loads(options.json.read_text())["runs"] if there else {}
+    if not options.table:
+        run_missing(options, runs)
+    print(tables(runs))
 
 
 if __name__ == "__main__":

@@ -6,21 +6,39 @@ import numpy as np
 
 Runs = dict[str, Any]
 PROBE = "frozen probe"
+ORDER = (
+    PROBE,
+    "full fine-tuning",
+    "lora",
+    "rslora",
+    "svd",
+    "svd-minor",
+    "eva",
+    "dora",
+    "lora+",
+    "pfeiffer",
+    "houlsby",
+    "parallel",
+    "lora, last 2 blocks",
+    "lora on int8",
+    "lora on int4",
+)
+COMPARED = ("svd", "svd-minor", "eva", "rslora", "dora", "lora+")
 
 
-def tables(
-    runs: Runs, plan: str, tasks: tuple[str, ...], names: list[str]
-) -> str:
-    """All tables of one plan.
+def tables(runs: Runs) -> str:
+    """Accuracy on each task of each plan, and the steps that losses took.
 
     Args:
-        runs: The result file's contents.
-        plan: `"quick"` or `"full"`.
-        tasks: Names of the tasks.
-        names: Names of the methods, in order.
+        runs: Results by `plan/task/method/rate/seed`.
     """
-    parts = [accuracy_table(runs, plan, task, names) for task in tasks]
-    return "\n\n".join([*parts, steps_table(runs, plan, tasks)])
+    plans = dict.fromkeys(tuple(run.split("/")[:2]) for run in runs)
+    parts = [
+        table(runs, *plan)
+        for table in (accuracy_table, steps_table)
+        for plan in plans
+    ]
+    return "\n\n".join(parts)
 
 
 def of_method(
@@ -40,7 +58,7 @@ def of_method(
     return rate, [found[rate][seed] for seed in sorted(found[rate])]
 
 
-def accuracy_table(runs: Runs, plan: str, task: str, names: list[str]) -> str:
+def accuracy_table(runs: Runs, plan: str, task: str) -> str:
     """Accuracy, size and time of each method on one task."""
     lines = [
         f"**{task}** ({plan})",
@@ -55,7 +73,10 @@ def accuracy_table(runs: Runs, plan: str, task: str, names: list[str]) -> str:
             f"| {PROBE} | | {probe['test']:.3f} | 1 | "
             f"{probe['parameters']:,} | | {probe['seconds']:.0f} s | |"
         )
-    for name in names:
+    names = dict.fromkeys(
+        run.split("/")[2] for run in runs if run.startswith(f"{plan}/{task}/")
+    )
+    for name in sorted(names, key=ORDER.index):
         found = of_method(runs, plan, task, name)
         if found is None:
             continue
@@ -85,27 +106,26 @@ def steps_to(losses: list[float], goal: float) -> int | None:
     return int(reached[0]) + 8 if len(reached) else None
 
 
-def steps_table(runs: Runs, plan: str, tasks: tuple[str, ...]) -> str:
+def steps_table(runs: Runs, plan: str, task: str) -> str:
     """Steps to plain LoRA's final loss, as a share of its steps."""
     lines = [
-        "Steps until the training loss (mean of 8) is plain LoRA's last, as a "
-        "share of all steps; at equal rates, seed 0",
+        f"**{task}** ({plan}): steps until the training loss, a mean of 8 "
+        "steps, is that at which plain LoRA ends, as a share of all steps; at "
+        "equal rates and seeds",
         "",
-        "| task | rate | svd | svd-minor | eva | rslora | dora | lora+ |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| rate | seed | {' | '.join(COMPARED)} |",
+        f"|---|---|{'---|' * len(COMPARED)}",
     ]
-    for task in tasks:
-        lead = f"{plan}/{task}/lora/"
-        for run in sorted(r for r in runs if r.startswith(lead)):
-            rate, seed = run.removeprefix(lead).split("/")
-            if seed != "0":
-                continue
-            goal = smooth(runs[run]["losses"])[-1]
-            cells = []
-            for name in ("svd", "svd-minor", "eva", "rslora", "dora", "lora+"):
-                other = runs.get(f"{plan}/{task}/{name}/{rate}/{seed}")
-                reached = steps_to(other["losses"], goal) if other else None
-                total = len(runs[run]["losses"])
-                cells.append(f"{reached / total:.2f}" if reached else "-")
-            lines.append(f"| {task} | {rate} | {' | '.join(cells)} |")
+    lead = f"{plan}/{task}/lora/"
+    for run in sorted(run for run in runs if run.startswith(lead)):
+        rate, seed = run.removeprefix(lead).split("/")
+        losses = runs[run]["losses"]
+        cells = []
+        for name in COMPARED:
+            other = runs.get(f"{plan}/{task}/{name}/{rate}/{seed}")
+            goal = smooth(losses)[-1]
+            reached = steps_to(other["losses"], goal) if other else None
+            share = f"{reached / len(losses):.2f}" if reached else "not reached"
+            cells.append(share if other else "")
+        lines.append(f"| {rate} | {seed} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import plots
+from benchmarks.methods_table import tables
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
@@ -197,6 +198,29 @@ def tasks(result: dict[str, Any]) -> str:
     )
 
 
+def methods(result: dict[str, Any]) -> str:
+    """Every method on two tasks."""
+    texts = {name: plan["texts"] for name, plan in result["plans"].items()}
+    epochs = {name: plan["epochs"] for name, plan in result["plans"].items()}
+    plans = "; ".join(
+        f"*{name}*: {texts[name] or 'all'} training texts, "
+        f"{epochs[name]} epochs"
+        for name in texts
+    )
+    versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
+    return "\n\n".join(
+        [
+            "## Methods",
+            "The same base, texts, epochs and head for all; the learning rate "
+            "of each is the one that does best in validation, at seed 0. "
+            f"{plans}. A mean is over as many seeds as the table says. "
+            f"`python -m benchmarks.methods` on {result['machine']}; "
+            f"{versions}; backend {result['backend']}.",
+            tables(result["runs"]),
+        ]
+    )
+
+
 def bank_on_tasks(result: dict[str, Any]) -> str:
     """The demo's adapters mixed in one bank."""
     rows = [
@@ -251,6 +275,7 @@ def soak(results: list[dict[str, Any]]) -> str:
 
 SECTIONS: dict[str, Callable[[Any], str]] = {
     "app/adapters/results.json": tasks,
+    "benchmarks/results/methods.json": methods,
     "benchmarks/results/bank_on_tasks.json": bank_on_tasks,
     "benchmarks/results/train_step.json": train_step,
     "benchmarks/results/scaling.json": scaling,

@@ -68,9 +68,9 @@ def lora_plus(optimizer: Any, ratio: float = 16.0) -> Any:
         A `keras.optimizers.Optimizer` for `compile`.
 
     Raises:
-        ValueError: The optimizer is built already, or wraps another one; the
-            ratio is out of its range. When training starts: the model has no
-            LoRA weights that train.
+        ValueError: The optimizer is built already, wraps another one, or is
+            Nadam; the ratio is out of its range. When training starts: the
+            model has no LoRA weights that train.
 
     Example:
 
@@ -93,6 +93,8 @@ def lora_plus(optimizer: Any, ratio: float = 16.0) -> Any:
         problems.append("the optimizer is built already")
     if issubclass(plain, LoRAPlus) or hasattr(optimizer, "inner_optimizer"):
         problems.append(f"a {plain.__name__} wraps another optimizer")
+    if isinstance(optimizer, keras.optimizers.Nadam):
+        problems.append("Nadam cannot step some variables apart from others")
     refuse("lora_plus gave no optimizer", problems)
     if plain not in _CLASSES:
         cls = type("LoRAPlus", (LoRAPlus, plain), {"_plain_class": plain})

@@ -113,6 +113,7 @@ def test_what_it_cannot_speed_up_is_refused():
         (adam, 0, "ratio=0"),
         (adam, float("nan"), "ratio=nan"),
         (built, 4, "built already"),
+        (keras.optimizers.Nadam(), 4, "Nadam cannot step some"),
         (scaled, 4, "wraps another"),
         (lora_plus(adam), 4, "wraps another"),
     ):

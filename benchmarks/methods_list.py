@@ -1,0 +1,102 @@
+"""The methods that `benchmarks.methods` compares, and how much it trains."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+import keras_lora
+from keras_lora import EVA, AdapterConfig, DoRAConfig, LoRAConfig, lora_plus
+
+LORA_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much each run trains.
+
+    Attributes:
+        texts: Training texts at most; None for all.
+        epochs: Passes over them.
+        rates: How many of a method's rates are tried, from its middle.
+    """
+
+    name: str
+    texts: int | None
+    epochs: int
+    rates: int
+
+
+QUICK = Plan("quick", 512, 2, 2)
+FULL = Plan("full", None, 3, 4)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train the base for a task.
+
+    Attributes:
+        attach: Changes a base so that the right weights train; given the
+            base and a few batches of training inputs.
+        rates: Learning rates to choose from.
+        optimizer: Makes the optimizer of a schedule.
+        mode: How the base is quantized first, if it is.
+        keeps_base: Whether the base can be used again.
+    """
+
+    attach: Callable[[Any, list[Any]], Any]
+    rates: tuple[float, ...] = LORA_RATES
+    optimizer: Callable[[Any], Any] = keras.optimizers.Adam
+    mode: str | None = None
+    keeps_base: bool = True
+
+
+def injecting(config: Any, **options: Any) -> Callable[[Any, Any], Any]:
+    """Attaches what a config says."""
+    return lambda base, batches: keras_lora.inject(base, config, **options)
+
+
+METHODS: dict[str, Method] = {
+    "full fine-tuning": Method(
+        lambda base, batches: base,
+        (2e-5, 5e-5, 1e-4, 2e-4),
+        keeps_base=False,
+    ),
+    "lora": Method(injecting(LoRAConfig())),
+    "rslora": Method(injecting(LoRAConfig(scale="rslora"))),
+    "svd": Method(injecting(LoRAConfig(init="svd"))),
+    "svd-minor": Method(injecting(LoRAConfig(init="svd-minor"))),
+    "eva": Method(
+        lambda base, batches: keras_lora.inject(
+            base, LoRAConfig(init=EVA(batches, rho=2.0))
+        )
+    ),
+    "dora": Method(injecting(DoRAConfig())),
+    "lora+": Method(
+        injecting(LoRAConfig()),
+        (1e-4, 2.5e-4, 5e-4, 1e-3),
+        lambda rate: lora_plus(keras.optimizers.Adam(rate), 16),
+    ),
+    "pfeiffer": Method(injecting(AdapterConfig())),
+    "houlsby": Method(injecting(AdapterConfig(placement="houlsby"))),
+    "parallel": Method(
+        injecting(AdapterConfig(placement="parallel", scale=4.0))
+    ),
+    "lora, last 2 blocks": Method(
+        injecting(LoRAConfig(layers=slice(-2, None)))
+    ),
+    "lora on int8": Method(
+        injecting(LoRAConfig()), mode="int8", keeps_base=False
+    ),
+    "lora on int4": Method(
+        injecting(LoRAConfig()), mode="int4", keeps_base=False
+    ),
+}
+
+
+def rates_of(name: str, plan: Plan) -> tuple[float, ...]:
+    """The rates to try: the middle ones where the plan has fewer."""
+    rates = METHODS[name].rates
+    start = (len(rates) - plan.rates + 1) // 2
+    return rates[start : start + plan.rates]
