@@ -7,7 +7,14 @@ from typing import Any
 import keras
 
 import keras_lora
-from keras_lora import EVA, AdapterConfig, DoRAConfig, LoRAConfig, lora_plus
+from keras_lora import (
+    EVA,
+    AdapterConfig,
+    DoRAConfig,
+    IA3Config,
+    LoRAConfig,
+    lora_plus,
+)
 
 LORA_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 
@@ -78,6 +85,7 @@ METHODS: dict[str, Method] = {
         (1e-4, 2.5e-4, 5e-4, 1e-3),
         lambda rate: lora_plus(keras.optimizers.Adam(rate), 16),
     ),
+    "ia3": Method(injecting(IA3Config()), (2e-3, 5e-3, 1e-2, 2e-2)),
     "pfeiffer": Method(injecting(AdapterConfig())),
     "houlsby": Method(injecting(AdapterConfig(placement="houlsby"))),
     "parallel": Method(

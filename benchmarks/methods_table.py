@@ -16,6 +16,7 @@ ORDER = (
     "eva",
     "dora",
     "lora+",
+    "ia3",
     "pfeiffer",
     "houlsby",
     "parallel",

@@ -8,6 +8,7 @@ from keras_lora.combination import combine
 from keras_lora.config import LoRAConfig
 from keras_lora.dora import DoRAConfig, DoRADense, DoRAEinsumDense
 from keras_lora.eva import EVA
+from keras_lora.ia3 import IA3Config
 from keras_lora.loading import load_adapter
 from keras_lora.lora_conv import LoRAConv1D, LoRAConv2D, LoRAConv3D
 from keras_lora.lora_dense import LoRADense, LoRAEinsumDense
@@ -29,6 +30,7 @@ __all__ = [
     "DoRADense",
     "DoRAEinsumDense",
     "EVA",
+    "IA3Config",
     "LoRAConfig",
     "LoRAConv1D",
     "LoRAConv2D",

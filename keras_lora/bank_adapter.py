@@ -64,10 +64,11 @@ class BankAdapter:
     def size(self) -> str:
         """Largest rank or inner width, for people."""
         kinds = self.kinds.values()
-        ranks = [kind.size for kind in kinds if not kind.width]
+        ranks = [kind.size for kind in kinds if kind.size and not kind.width]
         widths = [kind.size for kind in kinds if kind.width]
         parts = [f"rank {max(ranks)}"] if ranks else []
-        return ", ".join(parts + ([f"width {max(widths)}"] if widths else []))
+        parts += [f"width {max(widths)}"] if widths else []
+        return ", ".join(parts) or "factors"
 
     def values(self, path: str, host: Any, kind: Kind) -> Arrays:
         """What goes into a slot of the stack on the layer at `path`."""

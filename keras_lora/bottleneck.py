@@ -16,6 +16,7 @@ class Bottleneck(AdapterHost):
     """Adds `up(activation(down(y)))` to a tensor `y`."""
 
     neutral_weights: ClassVar[tuple[str, ...]] = ("up_kernel", "up_bias")
+    not_mergeable: ClassVar[str] = "a bottleneck cannot be folded into a kernel"
     adapter_settings: dict[str, Any]
 
     def weight_specs(self, settings: dict[str, Any]) -> Specs:

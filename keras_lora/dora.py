@@ -178,5 +178,12 @@ class DoRAEinsumDense(Decomposed, LoRAEinsumDense):
 
 def dora_class(layer: Layer) -> type | None:
     """The DoRA layer that can stand in for `layer`, or None."""
-    found = {LoRADense: DoRADense, LoRAEinsumDense: DoRAEinsumDense}
+    return matching_class(layer, DoRADense, DoRAEinsumDense)
+
+
+def matching_class(
+    layer: Layer, dense: type, einsum_dense: type
+) -> type | None:
+    """Which of two classes a layer's LoRA class goes with, or None."""
+    found = {LoRADense: dense, LoRAEinsumDense: einsum_dense}
     return found.get(lora_class(layer))  # type: ignore[arg-type]

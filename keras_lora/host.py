@@ -32,6 +32,8 @@ class AdapterHost:
     """Names of the weights that LoRA+ trains at a higher rate."""
     fixed_weights: ClassVar[tuple[str, ...]] = ()
     """Names of the weights that are kept as they start."""
+    not_mergeable: ClassVar[str] = ""
+    """Why no kernel can take the adapter up; empty where one can."""
 
     @property
     def adapter_weights(self) -> dict[str, Any]:

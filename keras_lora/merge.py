@@ -7,7 +7,6 @@ from keras import ops
 
 from keras_lora import surgery
 from keras_lora.checks import incomplete, switched_off
-from keras_lora.lora import LowRank
 from keras_lora.member import everyone, hosts, leave_base, members
 from keras_lora.problems import refuse
 
@@ -27,8 +26,8 @@ def merge(model: Any) -> Any:
 
     Raises:
         ValueError: The model holds no adapter, several, a part of one or one
-            that is switched off; a bottleneck (which no kernel can take up)
-            or a quantized layer; a merged kernel would not be finite.
+            that is switched off; a bottleneck or factors (which no kernel can
+            take up) or a quantized layer; a merged kernel would not be finite.
             Everything wrong is listed, and the model is as it was.
 
     Example:
@@ -59,10 +58,10 @@ def merge(model: Any) -> Any:
 
 def refusals(path: str, host: Any) -> list[str]:
     """Says what keeps one host from being merged."""
-    if not isinstance(host, LowRank):
-        return [f"{path}: a bottleneck cannot be folded into a kernel"]
-    if host.quantization_mode is not None:  # type: ignore[attr-defined]
-        return [f"{path}: quantized ({host.quantization_mode})"]  # type: ignore[attr-defined]
+    if host.not_mergeable:
+        return [f"{path}: {host.not_mergeable}"]
+    if host.quantization_mode is not None:
+        return [f"{path}: quantized ({host.quantization_mode})"]
     kernel = surgery.kernel_of(host)
     merged = ops.cast(merged_kernel(host), kernel.dtype)
     if not np.all(ops.convert_to_numpy(ops.isfinite(merged))):

@@ -9,6 +9,7 @@ from typing import Any
 
 from keras_lora.bottleneck import Wrapped, unknown_activation
 from keras_lora.dora import dora_class
+from keras_lora.ia3 import rescaled_class
 from keras_lora.layers import lora_class
 from keras_lora.parallel import Beside, both_widths
 from keras_lora.relative import relative_class
@@ -60,6 +61,11 @@ def inner_width(settings: Settings, weights: dict[str, Any]) -> str:
     return f"bottleneck {weights['down_kernel'].shape[1]}"
 
 
+def factors(settings: Settings, weights: dict[str, Any]) -> str:
+    """How many factors there are."""
+    return f"{weights['gain'].shape[0]} factors"
+
+
 def known_activation(settings: Settings) -> list[str]:
     """Says whether Keras has no such activation."""
     return unknown_activation(settings["activation"])
@@ -69,6 +75,7 @@ METHODS: dict[str, Method] = {
     "lora": Method(lora_class, rank_and_alpha),
     "dora": Method(dora_class, rank_and_alpha, reads_kernel=True),
     "svd": Method(relative_class, rank_and_alpha, reads_kernel=True),
+    "ia3": Method(rescaled_class, factors),
     "bottleneck": Method(
         lambda layer: Wrapped,
         inner_width,

@@ -12,13 +12,14 @@ from keras_lora.config import (
     LowRankConfig,
     pattern_matches,
 )
+from keras_lora.ia3 import KEYS_VALUES_AND_WIDE, IA3Config
 from keras_lora.methods import METHODS, Settings
 from keras_lora.paths import join
 from keras_lora.start import Start, start_of
 from keras_lora.surgery import Layer
 from keras_lora.targets import lora_targets, output_targets
 
-Config = LowRankConfig | AdapterConfig
+Config = LowRankConfig | IA3Config | AdapterConfig
 
 
 @dataclass
@@ -46,7 +47,8 @@ def plan(config: Any, layers: dict[str, Layer], trained: set[str]) -> Plan:
         trained: Paths of those that train as they are.
     """
     raise ValueError(
-        "`config` must be a LoRAConfig, a DoRAConfig or an AdapterConfig. "
+        "`config` must be a LoRAConfig, DoRAConfig, IA3Config or "
+        "AdapterConfig. "
         f"Received: config={config!r}"
     )
 
@@ -88,6 +90,22 @@ def plan_low_rank(
             if not any(pattern_matches(key, path) for path in targets)
         ]
     return Plan(settings, problems)
+
+
+@plan.register
+def plan_factors(
+    config: IA3Config, layers: dict[str, Layer], trained: set[str]
+) -> Plan:
+    """Factors on the outputs of linear layers."""
+    targets, problems = lora_targets(
+        layers,
+        KEYS_VALUES_AND_WIDE if config.targets is None else config.targets,
+        trained,
+        METHODS[config.method].mixin,
+    )
+    targets, outside = in_blocks(layers, targets, config.layers)
+    settings = {path: config.settings_for(path) for path in targets}
+    return Plan(settings, problems + outside)
 
 
 @plan.register

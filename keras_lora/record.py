@@ -87,6 +87,7 @@ def _wrong_parallel(get: Get) -> list[str]:
 CHECKS: dict[str, Callable[[Get], list[str]]] = {
     "lora": _wrong_low_rank,
     "dora": _wrong_low_rank,
+    "ia3": lambda get: [],
     "bottleneck": _wrong_bottleneck,
     "parallel": _wrong_parallel,
 }

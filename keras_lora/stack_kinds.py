@@ -79,6 +79,32 @@ class DoRAStack(LoRAStack):
         return super().apply(host, x, y, ids) + ops.cast(longer, y.dtype)
 
 
+class IA3Stack(Stack):
+    """Factors of a layer's output; a kind of no size fits all of them."""
+
+    before_activation = False
+    reads: ClassVar[tuple[str, ...]] = ("outputs",)
+
+    @staticmethod
+    def kind_of(settings: dict[str, Any]) -> Kind:
+        return Kind(settings["method"], 0)
+
+    @staticmethod
+    def shapes(host: Any, kind: Kind) -> Shapes:
+        return {"gain": (host._sizes()[1],)}
+
+    @staticmethod
+    def values(
+        host: Any, settings: dict[str, Any], weights: Arrays, kind: Kind
+    ) -> Arrays:
+        return weights
+
+    def apply(self, host: Any, x: Any, y: Any, ids: Any) -> Any:
+        gain = self.variables["gain"]
+        more = host.rows_scaled(ops.cast(y, "float32"), gain, ids)
+        return y + ops.cast(more, y.dtype)
+
+
 class BottleneckStack(Stack):
     """Weights of bottlenecks; vectors have an axis of size 1 in front."""
 
@@ -180,6 +206,7 @@ class ParallelStack(BottleneckStack):
 STACKS: dict[str, type[Stack]] = {
     LORA: LoRAStack,
     "dora": DoRAStack,
+    "ia3": IA3Stack,
     "bottleneck": BottleneckStack,
     "parallel": ParallelStack,
 }

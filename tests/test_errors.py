@@ -138,9 +138,8 @@ def test_a_rank_that_is_no_int_above_zero_is_refused(rank):
 
 
 def test_a_config_of_another_kind_is_refused(base):
-    injecting(
-        base, "LoRAConfig, a DoRAConfig or an AdapterConfig", config="lora"
-    )
+    kinds = "a LoRAConfig, DoRAConfig, IA3Config or AdapterConfig"
+    injecting(base, kinds, config="lora")
 
 
 def test_no_targets_are_refused():
