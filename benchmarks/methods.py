@@ -162,14 +162,12 @@ def size_in_bytes(model: Any) -> int:
 
 
 def file_bytes(model: Any, name: str) -> int:
-    """What the file of a trained model takes."""
+    """What has to be kept of a trained model: a file, or all its weights."""
+    if name == "full fine-tuning":
+        return size_in_bytes(model)
     with tempfile.TemporaryDirectory() as folder:
-        if name == "full fine-tuning":
-            path = Path(folder) / "model.weights.h5"
-            model.save_weights(path)
-        else:
-            path = Path(folder) / "task.safetensors"
-            keras_lora.save_adapter(model, path)
+        path = Path(folder) / "task.safetensors"
+        keras_lora.save_adapter(model, path)
         return path.stat().st_size
 
 

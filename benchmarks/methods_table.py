@@ -39,7 +39,7 @@ def tables(runs: Runs) -> str:
         for table in (accuracy_table, steps_table)
         for plan in plans
     ]
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 def of_method(
@@ -118,7 +118,8 @@ def steps_table(runs: Runs, plan: str, task: str) -> str:
         f"|---|---|{'---|' * len(COMPARED)}",
     ]
     lead = f"{plan}/{task}/lora/"
-    for run in sorted(run for run in runs if run.startswith(lead)):
+    plain = sorted(run for run in runs if run.startswith(lead))
+    for run in plain:
         rate, seed = run.removeprefix(lead).split("/")
         losses = runs[run]["losses"]
         cells = []
@@ -129,4 +130,4 @@ def steps_table(runs: Runs, plan: str, task: str) -> str:
             share = f"{reached / len(losses):.2f}" if reached else "not reached"
             cells.append(share if other else "")
         lines.append(f"| {rate} | {seed} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join(lines) if plain else ""
