@@ -4,7 +4,6 @@ import functools
 import math
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +15,7 @@ from keras_lora.adapter_file import AdapterInfo, inspect_adapter, read_tensors
 from keras_lora.bank_watch import Unfit
 from keras_lora.fingerprint import differences
 from keras_lora.head_config import rebuild_head
+from keras_lora.head_fit import head_misfits, run_head
 from keras_lora.member import preview
 from keras_lora.methods import METHODS, Widths, misfits
 from keras_lora.paths import join
@@ -95,13 +95,7 @@ class BankAdapter:
         assert self.info.head is not None
         y = keras.tree.flatten(features)[self.info.head["input"]]
         y = ops.convert_to_tensor(y)
-        for layer in self.head.layers:
-            y = layer(y, training=False) if _trains(layer) else layer(y)
-        return ops.convert_to_numpy(y)
-
-
-def _trains(layer: Layer) -> bool:
-    return "training" in layer.call_signature_parameters
+        return ops.convert_to_numpy(run_head(self.head.layers, y))
 
 
 @dataclass(frozen=True)
@@ -174,42 +168,6 @@ def read_adapter(
         refuse(what, head_misfits(info.head, head.layers, base.outputs))
     kinds = {path: kind_of(s) for path, s in info.layers.items()}
     return BankAdapter(name, info, tensors, kinds, head)
-
-
-def head_misfits(
-    record: dict[str, Any], layers: list[Layer], outputs: list[Any]
-) -> list[str]:
-    """Says why a head does not go on the base's output.
-
-    A head that was named may stand behind something the file does not hold.
-    """
-    number = record["input"]
-    if not 0 <= number < len(outputs):
-        return [
-            f"its head is on output {number} of the base, which has "
-            f"{len(outputs)}"
-        ]
-    y = outputs[number]
-    for entry, layer in zip(record["layers"], layers, strict=True):
-        built = entry["input_shape"]
-        if built is not None and not same_shape(built, y.shape):
-            return [
-                f"its head's {entry['class']} takes shape {tuple(built)} and "
-                f"would get {y.shape}"
-            ]
-        try:
-            y = layer.compute_output_spec(y)
-        except Exception as error:
-            return [f"its head's {entry['class']} does not fit: {error}"]
-    return []
-
-
-def same_shape(some: Sequence[Any], others: Sequence[Any]) -> bool:
-    """Whether two shapes agree wherever both are known."""
-    return len(some) == len(others) and all(
-        a is None or b is None or a == b
-        for a, b in zip(some, others, strict=True)
-    )
 
 
 def _owner(key: str) -> str:

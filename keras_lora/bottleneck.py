@@ -76,12 +76,16 @@ def bottleneck_size(settings: dict[str, Any], width: int) -> int:
 
 
 def unknown_activation(name: Any) -> list[str]:
-    """Says whether Keras knows no activation of this name."""
+    """Says whether Keras knows no activation of this name that fits.
+
+    Some, such as `"glu"`, change the shape.
+    """
     try:
-        found = callable(keras.activations.get(name))
+        y = keras.activations.get(name)(ops.ones((2, 4)))
+        fits = tuple(y.shape) == (2, 4)
     except Exception:
-        found = False
-    return [] if found else [f"Keras has no activation named {name!r}"]
+        fits = False
+    return [] if fits else [f"Keras has no activation named {name!r} that fits"]
 
 
 class Wrapped(Bottleneck):

@@ -1,0 +1,93 @@
+"""Whether a stored head goes on a base's output, row by row."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_lora.surgery import Layer
+
+LENGTHS = (64, 512)
+"""What an axis of unknown length is tried with: poolings need some."""
+
+
+def head_misfits(
+    record: dict[str, Any], layers: list[Layer], outputs: list[Any]
+) -> list[str]:
+    """Says why a head does not go on the base's output.
+
+    A head that was named may stand behind something the file does not hold.
+
+    Args:
+        record: The head as it stands in the file.
+        layers: The layers rebuilt from it.
+        outputs: The base's symbolic outputs.
+    """
+    number = record["input"]
+    if not 0 <= number < len(outputs):
+        return [
+            f"its head is on output {number} of the base, which has "
+            f"{len(outputs)}"
+        ]
+    y = outputs[number]
+    for entry, layer in zip(record["layers"], layers, strict=True):
+        built = entry["input_shape"]
+        if built is not None and not same_shape(built, y.shape):
+            return [
+                f"its head's {entry['class']} takes shape {tuple(built)} and "
+                f"would get {y.shape}"
+            ]
+        try:
+            y = layer.compute_output_spec(y)
+        except Exception as error:
+            return [f"its head's {entry['class']} does not fit: {error}"]
+    problems = []
+    for length in LENGTHS:
+        problems = rows_meet(layers, outputs[number], length)
+        if not problems or None not in outputs[number].shape[1:]:
+            return problems
+    return problems
+
+
+def rows_meet(layers: list[Layer], spec: Any, length: int) -> list[str]:
+    """Says whether a head fails, or one row of its output reads another.
+
+    A bank gives it the rows of other adapters too. The first row's output has
+    to be the same to the bit next to any other; NaN goes through most of what
+    weights and activations could hide.
+    """
+    shape = [length if n is None else n for n in spec.shape[1:]]
+    row = np.random.default_rng(0).normal(size=shape).astype("float32")
+    others = [-row, 1e3 * row, -1e3 * row]
+    if "float" in str(spec.dtype):
+        others.append(np.full_like(row, np.nan))
+    found = set()
+    try:
+        for other in others:
+            y = run_head(layers, ops.cast(np.stack([row, other]), spec.dtype))
+            y = ops.convert_to_numpy(ops.cast(y, "float32"))
+            if len(y) != 2 or not np.isfinite(y[0]).all():
+                return ["its head gives no number a row"]
+            found.add(y[0].tobytes())
+    except Exception as error:
+        return [f"its head does not run: {error}"]
+    if len(found) > 1:
+        return ["its head mixes the rows of a batch"]
+    return []
+
+
+def run_head(layers: Sequence[Layer], y: Any) -> Any:
+    """Runs a head's layers as they predict."""
+    for layer in layers:
+        trains = "training" in layer.call_signature_parameters
+        y = layer(y, training=False) if trains else layer(y)
+    return y
+
+
+def same_shape(some: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Whether two shapes agree wherever both are known."""
+    return len(some) == len(others) and all(
+        a is None or b is None or a == b
+        for a, b in zip(some, others, strict=True)
+    )
