@@ -6,11 +6,13 @@ file is ever executed.
 """
 
 import contextlib
+import hashlib
 import json
 import math
 import os
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,14 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save
 
-from keras_lora.problems import refuse, shorten
-from keras_lora.record import wrong_record, wrong_tensors
+from keras_lora.problems import printable, refuse, shorten
+from keras_lora.record import too_deep, wrong_record, wrong_tensors
 
 FORMAT = 1
 METADATA_KEY = "keras_lora"
 MAX_BYTES = 16 << 30
-MAX_RECORD = 64 << 20
+MAX_HEADER = 16 << 20
+Tensors = dict[str, tuple[str, tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class AdapterInfo:
         base: The base's fingerprint: `"sampled"`, `"variables"` (dtype,
             shape, hash by path) and `"outputs"`.
         tensors: Dtype and shape of each tensor, by key.
+        digest: A hash of all this, by which another file of the same name is
+            told apart.
     """
 
     path: str
@@ -54,7 +59,8 @@ class AdapterInfo:
     head: dict[str, Any] | None
     outside: tuple[str, ...]
     base: dict[str, Any]
-    tensors: dict[str, tuple[str, tuple[int, ...]]]
+    tensors: Tensors
+    digest: str = field(default="", repr=False)
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -97,7 +103,7 @@ class AdapterInfo:
             shown = {k: v for k, v in settings.items() if k != "method"}
             text = ", ".join(f"{k} {v}" for k, v in shown.items())
             lines.append(f"  {path or '(root)'}: {settings['method']}, {text}")
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
 
 def inspect_adapter(path: str | os.PathLike[str]) -> AdapterInfo:
@@ -132,19 +138,9 @@ def inspect_adapter(path: str | os.PathLike[str]) -> AdapterInfo:
         raise ValueError(f"{what}: it is no file")
     if size > MAX_BYTES:
         raise ValueError(f"{what}: {size:,} bytes are over {MAX_BYTES:,}")
-    try:
-        with safetensors.safe_open(path, "numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {
-                key: (part.get_dtype(), tuple(part.get_shape()))
-                for key in file.keys()  # noqa: SIM118
-                for part in [file.get_slice(key)]
-            }
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise ValueError(
-            f"{what}: it is truncated or no safetensors file ({error})"
-        ) from error
-    record = _parse(metadata.get(METADATA_KEY), what)
+    with _opened(path, what, "it is truncated or no safetensors file") as file:
+        text, tensors = _header(file)
+    record = _parse(text, what)
     problems = wrong_record(record) or wrong_tensors(record, tensors)
     refuse(what, problems)
     return AdapterInfo(
@@ -157,26 +153,58 @@ def inspect_adapter(path: str | os.PathLike[str]) -> AdapterInfo:
         outside=tuple(record["outside"]),
         base=record["base"],
         tensors=tensors,
+        digest=_digest(text, tensors),
     )
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path, what: str, why: str) -> Iterator[Any]:
+    """An open safetensors file, whose header is of a size to be read."""
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        if length > MAX_HEADER:
+            raise ValueError(f"a header of over {MAX_HEADER:,} bytes")
+        with safetensors.safe_open(path, "numpy") as opened:
+            yield opened
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError) as e:
+        message = e.strerror if isinstance(e, OSError) else e
+        refuse(what, [f"{why}: {message}"])
+
+
+def _header(file: Any) -> tuple[str | None, Tensors]:
+    """The record's text, and the dtype and shape of each tensor."""
+    return (file.metadata() or {}).get(METADATA_KEY), {
+        key: (part.get_dtype(), tuple(part.get_shape()))
+        for key in file.keys()  # noqa: SIM118
+        for part in [file.get_slice(key)]
+    }
+
+
+def _digest(text: str | None, tensors: Tensors) -> str:
+    data = json.dumps([text, tensors], sort_keys=True).encode()
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
 def _parse(text: str | None, what: str) -> dict[str, Any]:
     """The JSON record, once its format is known to be one of ours."""
     if text is None:
         raise ValueError(f"{what}: it is no keras_lora adapter")
-    if len(text) > MAX_RECORD:
-        raise ValueError(f"{what}: its record is over {MAX_RECORD:,} bytes")
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{what}: its record is no JSON ({error})") from error
+        raise ValueError(
+            f"{what}: its record is no JSON ({printable(str(error))})"
+        ) from error
+    if too_deep(record):
+        raise ValueError(f"{what}: its record is nested too deep")
     version = record.get("format") if isinstance(record, dict) else None
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise ValueError(f"{what}: its record has no format version")
     if version > FORMAT:
         raise ValueError(
-            f"{what}: format {version} is newer than {FORMAT}, which this "
-            "keras_lora reads; update it"
+            f"{what}: format {str(version)[:20]} is newer than {FORMAT}, "
+            "which this keras_lora reads; update it"
         )
     return dict(record)
 
@@ -188,23 +216,25 @@ def read_tensors(info: AdapterInfo) -> dict[str, np.ndarray]:
         ValueError: A value is not finite, or the file has changed.
     """
     what = f"{info.path} was not loaded"
-    try:
-        with safetensors.safe_open(info.path, "numpy") as file:
-            tensors = {key: file.get_tensor(key) for key in info.tensors}
-    except (safetensors.SafetensorError, OSError, ValueError, TypeError) as e:
-        raise ValueError(f"{what}: {e}") from e
+    with _opened(info.path, what, "it cannot be read") as file:
+        # Another file may have been renamed into its place, with other
+        # settings: numbers of one and the scale of another would be wrong.
+        if _digest(*_header(file)) != info.digest:
+            raise ValueError("it has changed since its header was read")
+        tensors = {key: file.get_tensor(key) for key in info.tensors}
     refuse(what, not_finite(tensors))
     return tensors
 
 
 def not_finite(tensors: dict[str, np.ndarray]) -> list[str]:
     """Says which tensors hold NaN or infinity."""
-    return [
-        f"tensor {key!r} is not finite"
-        for key, value in tensors.items()
-        if value.dtype.kind not in "biu"
-        and not np.isfinite(value.astype("float32")).all()
-    ]
+    with np.errstate(over="ignore"):  # float64 beyond float32 is not either
+        return [
+            f"tensor {key!r} is not finite"
+            for key, value in tensors.items()
+            if value.dtype.kind not in "biu"
+            and not np.isfinite(value.astype("float32")).all()
+        ]
 
 
 def write_adapter(
@@ -257,6 +287,7 @@ def write_whole(path: Path, data: bytes) -> None:
         os.umask(mask)
         os.chmod(name, 0o666 & ~mask)
         os.replace(name, path)
+        _sync_folder(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(name)
@@ -265,3 +296,13 @@ def write_whole(path: Path, data: bytes) -> None:
                 f"{path} was not written: {error.strerror}"
             ) from error
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename outlast a loss of power, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

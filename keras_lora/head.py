@@ -16,7 +16,7 @@ from keras_lora.paths import (
     sibling_names,
     structural_paths,
 )
-from keras_lora.record import HEAD
+from keras_lora.record import HEAD, MOST_HEAD_LAYERS
 from keras_lora.surgery import Layer
 
 
@@ -34,7 +34,7 @@ class Head:
             layer_config(layer, name)
             for layer, name in zip(self.layers, names, strict=True)
         ]
-        if any(config is None for config in configs):
+        if None in configs or len(configs) > MOST_HEAD_LAYERS:
             return None
         return {"input": self.input, "layers": configs}
 

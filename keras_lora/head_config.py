@@ -11,7 +11,7 @@ import numpy as np
 from keras_lora import surgery
 from keras_lora.adapter_file import AdapterInfo
 from keras_lora.paths import join, own_variables
-from keras_lora.problems import refuse
+from keras_lora.problems import LONGEST, printable, refuse
 from keras_lora.record import HEAD
 from keras_lora.surgery import Layer
 
@@ -116,6 +116,11 @@ def rebuild_head(info: AdapterInfo, tensors: dict[str, Any]) -> Any:
             )
         if not all(is_plain(v) for v in entry["config"].values()):
             problems.append(f"layer {number}: its config is not plain")
+        problems += [
+            f"layer {number}: its config has {key!r}, which no head needs"
+            for key in entry["config"]
+            if key.endswith(LEFT_OUT)
+        ]
     refuse(what, problems)
     try:
         layers = [
@@ -126,7 +131,8 @@ def rebuild_head(info: AdapterInfo, tensors: dict[str, Any]) -> Any:
         if info.head["layers"] and info.head["layers"][0]["input_shape"]:
             head.build(tuple(info.head["layers"][0]["input_shape"]))
     except Exception as error:  # whatever Keras makes of a forged config
-        raise ValueError(f"{what}: {error}") from error
+        message = printable(str(error))[:LONGEST]
+        raise ValueError(f"{what}: {message}") from error
     return head
 
 
@@ -179,7 +185,7 @@ def build_as(
 def differing(
     variables: dict[str, Any], values: dict[str, np.ndarray]
 ) -> list[str]:
-    """Says which values are missing, unexpected or of another shape."""
+    """Says which values are missing, unexpected or of another kind."""
     problems = [f"no {name!r}" for name in variables if name not in values]
     for name, value in values.items():
         if name not in variables:
@@ -187,4 +193,18 @@ def differing(
         elif tuple(variables[name].shape) != value.shape:
             shape = tuple(variables[name].shape)
             problems.append(f"{name!r}: shape {value.shape}, expected {shape}")
+        else:
+            problems += wrong_kind(name, variables[name], value)
     return problems
+
+
+def wrong_kind(name: str, variable: Any, value: np.ndarray) -> list[str]:
+    """Says whether a variable's dtype cannot hold a value."""
+    dtype = str(keras.backend.standardize_dtype(variable.dtype))
+    if ("float" in dtype) == (value.dtype.kind in "biu"):
+        return [f"{name!r}: dtype {value.dtype}, expected {dtype}"]
+    if dtype == "float16":
+        with np.errstate(over="ignore"):
+            if not np.isfinite(value.astype("float16")).all():
+                return [f"{name!r}: values beyond {dtype}"]
+    return []

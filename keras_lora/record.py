@@ -7,6 +7,12 @@ from keras_lora.validate import positive_int, positive_number, share
 
 HEAD = "@head"
 OUTSIDE = "@outside"
+FLOATS = ("F16", "BF16", "F32", "F64")
+INTEGERS = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
+MOST_HEAD_LAYERS = 100
+DEEPEST = 12
+LARGEST = 3e38
+SMALLEST = 1e-38
 Get = Callable[..., Any]
 
 
@@ -28,6 +34,7 @@ def wrong_record(record: dict[str, Any]) -> list[str]:
     else:
         for path, settings in layers.items():
             problems += _wrong_settings(path, settings)
+            problems += _out_of_float32(path, settings)
     problems += _wrong_base(record.get("base"))
     head = record.get("head", ...)
     if head is not None and not (
@@ -35,6 +42,7 @@ def wrong_record(record: dict[str, Any]) -> list[str]:
         and type(head.get("input")) is int
         and head["input"] >= 0
         and isinstance(head.get("layers"), list)
+        and len(head["layers"]) <= MOST_HEAD_LAYERS
         and all(
             isinstance(layer, dict)
             and isinstance(layer.get("class"), str)
@@ -93,6 +101,37 @@ CHECKS: dict[str, Callable[[Get], list[str]]] = {
 }
 
 
+def _out_of_float32(path: str, settings: Any) -> list[str]:
+    """Says which numbers a model that computes in float32 cannot hold.
+
+    A scale that is infinite there makes NaN even of an adapter that is off.
+    """
+    if not isinstance(settings, dict):
+        return []
+    return [
+        f"record, layer {path!r}: {name} is out of range"
+        for name, value in settings.items()
+        if isinstance(value, int | float)
+        and value
+        and not SMALLEST <= abs(value) <= LARGEST
+    ]
+
+
+def too_deep(value: Any) -> bool:
+    """Whether lists and dicts are nested deeper than any record's."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [
+            child
+            for parent in level
+            if isinstance(parent, dict | list)
+            for child in (
+                parent.values() if isinstance(parent, dict) else parent
+            )
+        ]
+    return bool(level)
+
+
 def _wrong_base(base: Any) -> list[str]:
     """Says what of a fingerprint is missing or of a wrong type."""
     if not isinstance(base, dict) or not isinstance(base.get("sampled"), bool):
@@ -127,11 +166,17 @@ def _wrong_base(base: Any) -> list[str]:
 def wrong_tensors(
     record: dict[str, Any], tensors: dict[str, tuple[str, tuple[int, ...]]]
 ) -> list[str]:
-    """Says which tensors belong to nothing that the record names."""
+    """Says which tensors belong to nothing in the record, or are no numbers.
+
+    Adapter weights are real numbers; a trained layer may have a counter too.
+    """
     owners = {*record["layers"], *record["trained"]}
     problems = []
-    for key in tensors:
+    for key, (dtype, _) in tensors.items():
         owner = key.rpartition("/")[0]
+        adapts = owner in record["layers"] and owner not in record["trained"]
+        if dtype not in FLOATS and (adapts or dtype not in INTEGERS):
+            problems.append(f"tensor {key!r} has dtype {dtype}")
         if key.startswith(HEAD + "/"):
             named = record["head"] is not None
         elif key.startswith(OUTSIDE + "/"):

@@ -420,8 +420,8 @@ def test_other_files_are_refused(base, file, tmp_path, monkeypatch):
     with huge.open("wb") as sparse:
         sparse.truncate(adapter_file.MAX_BYTES + 1)
     loading(base, huge, "are over")
-    monkeypatch.setattr(adapter_file, "MAX_RECORD", 100)
-    loading(base, file, "its record is over 100 bytes")
+    monkeypatch.setattr(adapter_file, "MAX_HEADER", 100)
+    loading(base, file, "a header of over 100 bytes")
 
 
 def test_a_header_that_claims_too_much_is_refused(base, tmp_path):
