@@ -15,8 +15,14 @@ from tests.elsewhere import hide_keras_lora, new_process
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 # The first example of a property compiles a model, later ones do not: a time
-# limit per example would measure that.
-hypothesis.settings.register_profile("keras_lora", deadline=None)
+# limit per example would measure that. The same examples on every run; to look
+# for others: `pytest --hypothesis-profile=thorough`.
+hypothesis.settings.register_profile(
+    "keras_lora", deadline=None, derandomize=True, database=None
+)
+hypothesis.settings.register_profile(
+    "thorough", deadline=None, max_examples=1000
+)
 hypothesis.settings.load_profile("keras_lora")
 
 
