@@ -3,9 +3,10 @@
     python -m benchmarks.fuzz --inputs 20000 --json fuzz.json
 
 Good files are changed in seeded ways (`benchmarks/hostile.py`) and given to
-`inspect_adapter`, `load_adapter` and `AdapterBank.load`. Each ends in a clean
-load or in keras_lora's own `ValueError`; after a refusal the model or bank is
-the same to the bit. Anything else is a finding, and its bytes are kept.
+`inspect_adapter`, `load_adapter`, `AdapterBank.load` and `combine`. Each ends
+in a clean load or in keras_lora's own `ValueError`; after a refusal the model
+or bank is the same to the bit. Anything else is a finding, and its bytes are
+kept.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from keras import layers
 
 import keras_lora
 from benchmarks import hostile
-from keras_lora import AdapterConfig, LoRAConfig
+from keras_lora import AdapterConfig, DoRAConfig, LoRAConfig
 
 LIBRARY = os.path.dirname(keras_lora.__file__)
 HANGS_AFTER = 120
@@ -59,6 +60,11 @@ GOOD = {
     ),
     "trained": lambda base: keras_lora.inject(
         base, LoRAConfig(2, targets=["branch"]), train=["norm"]
+    ),
+    "dora": lambda base: keras_lora.inject(base, DoRAConfig(2)),
+    "parallel": lambda base: keras_lora.inject(
+        base,
+        AdapterConfig(3, targets=["stem"], placement="parallel", scale=2.0),
     ),
 }
 
@@ -151,6 +157,7 @@ class Arena:
         }
         if bare:
             doors["load_adapter, bare base"] = self.load_bare
+            doors["combine"] = self.combine
         return doors
 
     def give(self, kind, data, name="lora", bare=False):
@@ -239,6 +246,17 @@ class Arena:
             raise Finding("the base is not what it was")
         return took
 
+    def combine(self):
+        new = self.folder / "combined.safetensors"
+        new.unlink(missing_ok=True)
+        parts = [(self.file, 1.0), (self.folder / "lora.safetensors", -0.5)]
+        if not self.attempt(lambda: keras_lora.combine(parts, new, head=False)):
+            if new.exists():
+                raise Finding("a file was written")
+            return False
+        keras_lora.inspect_adapter(new)
+        return True
+
     def serve(self):
         bank = self.bank
         took = self.attempt(lambda: bank.load("other", self.file))
@@ -262,12 +280,12 @@ def choose(chance):
 
 
 def run(arena, inputs, seed, findings):
-    """Gives seeded inputs to an arena; each 40th also to a bare base."""
+    """Gives seeded inputs to an arena; each 20th also to a bare base."""
     for number in range(inputs):
         chance = random.Random(f"{seed}/{number}")
         kind, name = choose(chance)
         data = hostile.KINDS[kind](chance, arena.good[name])
-        bare = number % 40 == 0
+        bare = number % 20 == 0
         try:
             arena.give(kind, data, name, bare)
         except Finding as finding:

@@ -12,6 +12,7 @@ import numpy as np
 from keras_lora.adapter_file import (
     AdapterInfo,
     inspect_adapter,
+    not_finite,
     read_tensors,
     record_of,
     write_adapter,
@@ -100,6 +101,7 @@ def combine(
     infos = [inspect_adapter(file) for file, _ in adapters]
     problems = [p for info in infos for p in not_linear(info)]
     problems += [p for info in infos[1:] for p in other_base(infos[0], info)]
+    problems += ill_shaped(infos)
     chosen, missing = head_to_keep(infos, head)
     refuse(what, problems + missing)
     tensors = [read_tensors(info) for info in infos]
@@ -121,8 +123,10 @@ def combine(
         kept += float(energies[: a.shape[1]].sum())
         total += float(energies.sum())
         layers[layer] = plain_settings(a.shape[1])
-        values[join(layer, "lora_a")] = a.astype("float32")
-        values[join(layer, "lora_b")] = b.astype("float32")
+        with np.errstate(over="ignore"):  # what is too large is refused
+            values[join(layer, "lora_a")] = a.astype("float32")
+            values[join(layer, "lora_b")] = b.astype("float32")
+    refuse(what, not_finite(values))
     if chosen is not None:
         of_head = tensors[chosen].items()
         values |= {k: v for k, v in of_head if k.startswith(HEAD + "/")}
@@ -170,6 +174,33 @@ def not_linear(info: AdapterInfo) -> list[str]:
     named = (*info.trained, *info.outside)
     if named:
         problems.append(f"{info.path}: trained layers too: {shorten(named)}")
+    return problems
+
+
+def ill_shaped(infos: list[AdapterInfo]) -> list[str]:
+    """Says which factors are missing, or of shapes that do not go together.
+
+    There is no base here to compare them with.
+    """
+    problems = []
+    widths: dict[str, tuple[int, ...]] = {}
+    for info in infos:
+        if not info.layers:
+            problems.append(f"{info.path}: holds no adapter weights")
+        for path, settings in info.layers.items():
+            keys = {join(path, name) for name in ("lora_a", "lora_b")}
+            mine = {k for k in info.tensors if k.rpartition("/")[0] == path}
+            if mine != keys or "@" in path[:1]:
+                problems.append(f"{info.path}: {path}: needs two factors")
+                continue
+            (_, a), (_, b) = (info.tensors[key] for key in sorted(keys))
+            sizes = (*a[:1], *b[1:])
+            rank = settings.get("rank")
+            fits = len(a) == len(b) == 2 and a[1] == b[0] == rank
+            if not fits or widths.setdefault(path, sizes) != sizes:
+                problems.append(
+                    f"{info.path}: {path}: factors of shapes {a} and {b}"
+                )
     return problems
 
 

@@ -173,6 +173,25 @@ def test_an_activation_that_does_not_fit_breaks_no_bank(tmp_path, name):
     np.testing.assert_array_equal(before, after)
 
 
+def test_factors_that_do_not_go_together_are_not_combined(tmp_path):
+    good = saved(tmp_path / "good", LoRAConfig(2))
+    new = tmp_path / "new"
+    size = np.zeros((6, 3), "float32").tobytes()
+    a = "stem/lora_a"
+    for change in (
+        lambda r, t: t.pop(a),
+        lambda r, t: t.update({a: ("F32", [6, 3], size)}),
+        lambda r, t: t.update({a: ("F32", [3, 6], size)}),
+        lambda r, t: t.update({a: ("F32", [18], size)}),
+        lambda r, t: r["layers"]["stem"].update(alpha=1e37),
+        lambda r, t: (r["layers"].clear(), t.clear()),
+    ):
+        bad = changed(saved(tmp_path / "bad", LoRAConfig(2)), change)
+        refused(lambda b=bad: keras_lora.combine([(good, 1), (b, 1e3)], new))
+        refused(lambda b=bad: keras_lora.combine([(b, 1e3)], new))
+    assert not new.exists()
+
+
 @pytest.mark.parametrize("dtype", ["F8_E5M2", "C64", "BOOL", "I32", "U64"])
 def test_adapter_weights_are_real_numbers(tmp_path, dtype):
     def change(record, tensors):
