@@ -16,7 +16,7 @@ from tests.banks import (
     rows,
     served,
 )
-from tests.models import KINDS, alone, register, set_random
+from tests.models import KINDS, alone, hub, register, set_random
 
 TORCH = keras.backend.backend() == "torch"
 NAMES = ["a", None, "c", "d", "b", "a", None, "c"]
@@ -205,8 +205,7 @@ def test_convolutions_of_every_dimension(shape, tmp_path):
 
 
 def test_tied_embedding_both_ways(tmp_path):
-    import keras_hub
-
+    keras_hub = hub()
     table = keras_hub.layers.ReversibleEmbedding(11, 8, name="table")
     inputs = keras.Input((5,), dtype="int32")
     x = layers.Dense(8, activation="tanh")(table(inputs))

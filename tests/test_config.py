@@ -13,7 +13,7 @@ import keras_lora
 from keras_lora import AdapterConfig, LoRAConfig
 from keras_lora.config import matches, pattern_matches, select
 from tests.helpers import fill, numpy_of
-from tests.models import KINDS, set_random
+from tests.models import KINDS, hub, set_random
 
 PATHS = ["stem", "block/query", "block/key", "block_1/query", "xquery"]
 
@@ -229,10 +229,10 @@ def test_a_layer_with_a_call_of_its_own_is_left_out_and_named():
 
 
 def test_bottlenecks_go_to_the_feed_forward_of_kerashub_blocks():
-    hub = pytest.importorskip("keras_hub")
+    keras_hub = hub()
     x = keras.Input((3, 8))
-    y = hub.layers.TransformerEncoder(16, 2)(x)
-    model = keras.Model(x, hub.layers.TransformerEncoder(16, 2)(y))
+    y = keras_hub.layers.TransformerEncoder(16, 2)(x)
+    model = keras.Model(x, keras_hub.layers.TransformerEncoder(16, 2)(y))
     keras_lora.inject(model, AdapterConfig(2))
     rows = keras_lora.summary(model).rows
     assert [row.path for row in rows] == [
@@ -259,7 +259,7 @@ def paths_of(model, config):
 @pytest.mark.parametrize("name", ["bert_backbone", "attention blocks"])
 def test_layers_keep_targets_in_some_blocks(name, chosen, numbers):
     if name == "bert_backbone":
-        pytest.importorskip("keras_hub")
+        hub()
         model, block = KINDS[name].base(), "transformer_layer_{}"
     else:
         model, block = blocks(), "attention_{}"
@@ -272,7 +272,7 @@ def test_layers_keep_targets_in_some_blocks(name, chosen, numbers):
 
 
 def test_layers_of_bottlenecks():
-    pytest.importorskip("keras_hub")
+    hub()
     model = KINDS["bert_backbone"].base()
     config = AdapterConfig(2, layers=[1])
     assert paths_of(model, config) == [

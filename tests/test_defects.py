@@ -15,6 +15,7 @@ from keras import layers, ops
 import keras_lora
 from keras_lora import LoRAConfig
 from tests.helpers import fill, normal, numpy_of
+from tests.models import hub
 
 BACKEND = keras.backend.backend()
 WAYS = ["keras_lora", "built-in"]
@@ -82,9 +83,9 @@ def test_1_training_resumes_from_a_checkpoint(way, tmp_path):
 
 
 def bert(layer_count=1):
-    hub = pytest.importorskip("keras_hub")
+    keras_hub = hub()
     keras.utils.set_random_seed(3)
-    backbone = hub.models.BertBackbone(
+    backbone = keras_hub.models.BertBackbone(
         vocabulary_size=20,
         num_layers=layer_count,
         num_heads=2,
@@ -93,7 +94,9 @@ def bert(layer_count=1):
         max_sequence_length=6,
         dropout=0.0,
     )
-    return hub.models.BertTextClassifier(backbone, num_classes=2, dropout=0.0)
+    return keras_hub.models.BertTextClassifier(
+        backbone, num_classes=2, dropout=0.0
+    )
 
 
 def tokens():

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.models import hub
+
 ROOT = Path(__file__).parents[1]
 PAGES = {
     str(page.relative_to(ROOT)): page
@@ -80,7 +82,7 @@ def folder(tmp_path, monkeypatch):
 )
 def test_examples_run(name, folder):
     if name in NEEDS_KERAS_HUB | REAL_BASE:
-        pytest.importorskip("keras_hub")
+        hub()
     run_page(name, folder)
 
 

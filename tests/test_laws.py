@@ -26,6 +26,7 @@ from tests.models import (
     fit,
     flattened_into,
     functional,
+    hub,
     labels_for,
     nested_in,
     outputs_of,
@@ -111,7 +112,7 @@ def test_head_of_a_bert_classifier_is_saved_by_train(tmp_path):
 
 
 def test_head_of_a_classifier_on_an_adapted_backbone_is_saved(tmp_path):
-    import keras_hub
+    keras_hub = hub()
 
     def make():
         backbone = random(bert_backbone())

@@ -14,6 +14,7 @@ from tests.models import (
     compile_for,
     features,
     fit,
+    hub,
     labels_for,
     register,
     set_random,
@@ -116,7 +117,7 @@ def batch(name):
 def model(request):
     name = request.param
     if name in KINDS:
-        pytest.importorskip("keras_hub")
+        hub()
     build, places = MODELS[name]
     base = build()
     set_random(base.weights)

@@ -16,6 +16,7 @@ from tests.models import (
     KINDS,
     compile_for,
     fit,
+    hub,
     labels_for,
     outputs_of,
     same_bits,
@@ -123,7 +124,7 @@ def test_a_rank_beyond_the_kernels_still_trains_all_of_it():
 def test_every_kind_of_kernel_starts_as_the_base(name, tmp_path):
     kind = KINDS[name]
     if kind.needs_keras_hub:
-        pytest.importorskip("keras_hub")
+        hub()
     base, x = kind.base(), kind.inputs()
     plain = outputs_of(base, x)
     keras_lora.inject(base, LoRAConfig(2, targets=kind.lora, init="svd"))
