@@ -4,6 +4,7 @@ Each result is written to `benchmarks/results` when it is there; name some to
 run those alone. On two cores all of them take about two hours.
 
     python -m benchmarks [train_step scaling serving bank_on_tasks soak methods]
+    python -m benchmarks [train_step scaling serving bank_on_tasks soak ...]
 """
 
 import argparse
@@ -20,6 +21,8 @@ COMMANDS = {
     "bank_on_tasks": ["benchmarks.bank_on_tasks", "--adapters", "app/adapters"],
     "soak": ["benchmarks.soak"],
     "methods": ["benchmarks.methods", "--quick"],
+    "leaks": ["benchmarks.leaks"],
+    "fuzz": ["benchmarks.fuzz"],
 }
 
 

@@ -273,6 +273,65 @@ def soak(results: list[dict[str, Any]]) -> str:
     )
 
 
+def fuzz(result: dict[str, Any]) -> str:
+    """Hostile adapter files and what came of them."""
+    doors = ["inspect_adapter", "load_adapter", "AdapterBank.load"]
+    rows = []
+    for kind, found in result["outcomes"].items():
+        counts = [found.get(door, {}) for door in doors]
+        rows.append(
+            [
+                kind.replace("_", " "),
+                f"{sum(counts[0].values()):,}",
+                *(
+                    f"{c.get('loaded', 0):,} / {c.get('refused', 0):,}"
+                    for c in counts
+                ),
+            ]
+        )
+    head = ["kind of file", "inputs", *(f"`{door}`" for door in doors)]
+    memory, peak = result["memory_mb"], result["peak_memory_mb"]
+    slowest = max(result["slowest_call_seconds"].values())
+    return "\n\n".join(
+        [
+            "## Hostile files",
+            "Files that were changed as an attacker or a disk would "
+            "(`python -m benchmarks.fuzz`); loaded / refused by each reader. "
+            f"{result['inputs']:,} inputs, {result['calls']:,} calls, "
+            f"{len(result['findings'])} that ended in anything else or changed "
+            f"a model or bank; slowest call {slowest[0]:.2f} s ({slowest[1]}). "
+            f"Memory {memory[0]:,} MB at the start, {memory[-1]:,} MB at the "
+            f"end, {peak:,} MB at most.",
+            table(head, rows),
+        ]
+    )
+
+
+def leaks(result: dict[str, Any]) -> str:
+    """Memory and objects over many loads and unloads."""
+    readings = result["readings"]
+    names = {
+        "memory_mb": "memory, MB",
+        "objects": "Python objects",
+        "variables": "Keras variables",
+        "layers": "Keras layers",
+        "traces": "traces",
+    }
+    rows = [
+        [f"{number * result['loads'] // 10:,}"]
+        + [f"{reading[name]:,}" for name in names]
+        for number, reading in enumerate(readings)
+    ]
+    return "\n\n".join(
+        [
+            "## Loads and unloads",
+            f"One bank, {result['loads']:,} loads (`python -m "
+            "benchmarks.leaks`).",
+            table(["loads", *names.values()], rows),
+        ]
+    )
+
+
 SECTIONS: dict[str, Callable[[Any], str]] = {
     "app/adapters/results.json": tasks,
     "benchmarks/results/methods.json": methods,
@@ -281,6 +340,8 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "benchmarks/results/scaling.json": scaling,
     "benchmarks/results/serving.json": serving,
     "benchmarks/results/soak.json": soak,
+    "benchmarks/results/leaks.json": leaks,
+    "benchmarks/results/fuzz.json": fuzz,
 }
 """Where each section's figures are; one without its file is left out."""
 

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from keras import layers
 
 import keras_lora
-from benchmarks import fuzz, hostile
+from benchmarks import arena as arenas
+from benchmarks import hostile, odd_parts
 from keras_lora import AdapterConfig, LoRAConfig, adapter_file
 from tests.helpers import fill, normal, numpy_of, state
 
@@ -29,14 +30,14 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 @pytest.fixture(scope="module")
 def arena(tmp_path_factory):
-    return fuzz.Arena(tmp_path_factory.mktemp("arena"))
+    return arenas.Arena(tmp_path_factory.mktemp("arena"))
 
 
 @pytest.mark.parametrize("kind", hostile.KINDS)
 def test_every_kind_of_hostile_file_is_loaded_or_refused(arena, kind):
     for number in range(3 if kind in hostile.RARE else 30):
         chance = random.Random(f"{kind}/{number}")
-        name = chance.choice(list(fuzz.GOOD))
+        name = chance.choice(list(arenas.GOOD))
         data = hostile.KINDS[kind](chance, arena.good[name])
         arena.give(kind, data, name, bare=number % 10 == 0)
 
@@ -58,9 +59,9 @@ numbers = st.one_of(
     st.integers(),
     st.integers(-(2**70), 2**70),
     st.floats(),
-    st.sampled_from(hostile.NUMBERS),
+    st.sampled_from(odd_parts.NUMBERS),
 )
-texts = st.one_of(st.text(max_size=20), st.sampled_from(hostile.TEXTS))
+texts = st.one_of(st.text(max_size=20), st.sampled_from(odd_parts.TEXTS))
 values = st.recursive(
     st.one_of(st.none(), st.booleans(), numbers, texts),
     lambda child: st.one_of(
@@ -77,7 +78,7 @@ def spoiled(draw, nest):
     """A nest with some of its parts replaced, removed or renamed."""
     nest = copy.deepcopy(nest)
     for _ in range(draw(st.integers(1, 3))):
-        found = hostile.places(nest)
+        found = odd_parts.places(nest)
         if not found:
             break
         holder, key = draw(st.sampled_from(found))
@@ -92,27 +93,27 @@ def spoiled(draw, nest):
 
 
 @some
-@given(data=st.data(), name=st.sampled_from(list(fuzz.GOOD)))
+@given(data=st.data(), name=st.sampled_from(list(arenas.GOOD)))
 def test_any_json_in_the_record_is_loaded_or_refused(arena, data, name):
-    header, record, body = hostile.parts(arena.good[name])
+    header, record, body = odd_parts.parts(arena.good[name])
     record = data.draw(spoiled(record))
-    arena.give("record", hostile.joined(header, record, body), name)
+    arena.give("record", odd_parts.joined(header, record, body), name)
 
 
 @some
-@given(data=st.data(), name=st.sampled_from(list(fuzz.GOOD)))
+@given(data=st.data(), name=st.sampled_from(list(arenas.GOOD)))
 def test_any_json_in_the_header_is_loaded_or_refused(arena, data, name):
-    header, _, body = hostile.parts(arena.good[name])
+    header, _, body = odd_parts.parts(arena.good[name])
     header = data.draw(spoiled(header))
-    arena.give("header", hostile.raw(json.dumps(header), body), name)
+    arena.give("header", odd_parts.raw(json.dumps(header), body), name)
 
 
 @some
-@given(config=st.dictionaries(st.sampled_from(hostile.SETTINGS), values))
+@given(config=st.dictionaries(st.sampled_from(odd_parts.SETTINGS), values))
 def test_any_config_of_a_head_is_loaded_or_refused(arena, config):
-    header, record, body = hostile.parts(arena.good["lora"])
+    header, record, body = odd_parts.parts(arena.good["lora"])
     record["head"]["layers"][1]["config"].update(config)
-    arena.give("head", hostile.joined(header, record, body))
+    arena.give("head", odd_parts.joined(header, record, body))
 
 
 @settings(max_examples=60)
@@ -141,17 +142,17 @@ def saved(path, config, head=(), base=None):
 
 def changed(path, change):
     """A file with its record and tensors changed by a function."""
-    _, record, _ = hostile.parts(path.read_bytes())
-    tensors = hostile.tensors_of(path.read_bytes())
+    _, record, _ = odd_parts.parts(path.read_bytes())
+    tensors = odd_parts.tensors_of(path.read_bytes())
     change(record, tensors)
-    path.write_bytes(hostile.rebuilt(record, tensors))
+    path.write_bytes(odd_parts.rebuilt(record, tensors))
     return path
 
 
 def refused(act, *words):
     with pytest.raises(ValueError) as error:
         act()
-    assert fuzz.is_own(error.value)
+    assert arenas.is_own(error.value)
     for word in words:
         assert word in str(error.value), str(error.value)
     return str(error.value)
@@ -196,7 +197,7 @@ def test_factors_that_do_not_go_together_are_not_combined(tmp_path):
 def test_adapter_weights_are_real_numbers(tmp_path, dtype):
     def change(record, tensors):
         _, shape, _ = tensors["stem/lora_a"]
-        size = int(np.prod(shape)) * hostile.DTYPES[dtype]
+        size = int(np.prod(shape)) * odd_parts.DTYPES[dtype]
         tensors["stem/lora_a"] = (dtype, shape, bytes(size))
 
     bad = changed(saved(tmp_path / "bad", LoRAConfig(2)), change)
@@ -244,12 +245,12 @@ def test_a_terminal_is_told_nothing_by_a_file(tmp_path, text, capsys):
     from keras_lora import cli
 
     bad = saved(tmp_path / "bad", LoRAConfig(2))
-    header, record, body = hostile.parts(bad.read_bytes())
+    header, record, body = odd_parts.parts(bad.read_bytes())
     record["version"] = text
-    bad.write_bytes(hostile.joined(header, record, body))
+    bad.write_bytes(odd_parts.joined(header, record, body))
     assert cli.main(["inspect", str(bad)]) == 0
     record["layers"][text] = {"method": text}
-    bad.write_bytes(hostile.joined(header, record, body))
+    bad.write_bytes(odd_parts.joined(header, record, body))
     assert cli.main(["inspect", str(bad)]) == 1
     shown = "".join(capsys.readouterr())
     assert all(line.isprintable() for line in shown.splitlines())
@@ -266,9 +267,9 @@ def test_a_message_about_a_large_file_stays_short(tmp_path):
 
 def test_a_header_of_many_megabytes_is_not_parsed(tmp_path):
     path = saved(tmp_path / "bad", LoRAConfig(2))
-    header, record, body = hostile.parts(path.read_bytes())
+    header, record, body = odd_parts.parts(path.read_bytes())
     record["extra"] = "x" * adapter_file.MAX_HEADER
-    path.write_bytes(hostile.joined(header, record, body))
+    path.write_bytes(odd_parts.joined(header, record, body))
     refused(lambda: keras_lora.inspect_adapter(path), "header")
     path.write_bytes((10 << 30).to_bytes(8, "little") + body)
     refused(lambda: keras_lora.inspect_adapter(path), "header")
@@ -276,10 +277,10 @@ def test_a_header_of_many_megabytes_is_not_parsed(tmp_path):
 
 def test_a_record_nested_deep_is_refused(tmp_path):
     path = saved(tmp_path / "bad", LoRAConfig(2))
-    header, record, body = hostile.parts(path.read_bytes())
+    header, record, body = odd_parts.parts(path.read_bytes())
     for depth in (20, 500, 100_000):
         record["extra"] = f"@deep {depth}@"
-        path.write_bytes(hostile.joined(header, record, body))
+        path.write_bytes(odd_parts.joined(header, record, body))
         refused(lambda: keras_lora.inspect_adapter(path), "record")
 
 
