@@ -168,14 +168,16 @@ def wrong_tensors(
 ) -> list[str]:
     """Says which tensors belong to nothing in the record, or are no numbers.
 
-    Adapter weights are real numbers; a trained layer may have a counter too.
+    Adapter weights are float32 under every policy; a trained layer may be of
+    another dtype, and may have a counter.
     """
     owners = {*record["layers"], *record["trained"]}
     problems = []
     for key, (dtype, _) in tensors.items():
         owner = key.rpartition("/")[0]
         adapts = owner in record["layers"] and owner not in record["trained"]
-        if dtype not in FLOATS and (adapts or dtype not in INTEGERS):
+        allowed = ("F32",) if adapts else FLOATS + INTEGERS
+        if dtype not in allowed:
             problems.append(f"tensor {key!r} has dtype {dtype}")
         if key.startswith(HEAD + "/"):
             named = record["head"] is not None

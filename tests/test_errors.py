@@ -465,7 +465,7 @@ def test_a_newer_format_is_refused(base, file):
         ("alpha", float("inf"), "alpha=inf"),
         ("alpha", 10**400, "alpha=1000"),
         ("dropout", 1.5, "dropout=1.5"),
-        ("method", "dora", "unknown method"),
+        ("method", "no_such", "unknown method"),
         ("method", ["lora"], "unknown method"),
     ],
 )
