@@ -4,7 +4,6 @@ Each result is written to `benchmarks/results` when it is there; name some to
 run those alone. On two cores all of them take about two hours.
 
     python -m benchmarks [train_step scaling serving bank_on_tasks soak methods]
-    python -m benchmarks [train_step scaling serving bank_on_tasks soak ...]
 """
 
 import argparse
