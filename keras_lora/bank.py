@@ -312,10 +312,13 @@ class AdapterBank:
             if isinstance(adapter, str):
                 chosen[adapter] = self._adapters[adapter]
             room = self._slots.room
+            resident = {
+                a.name for a in chosen.values() if a in self._slots.slots
+            }
         if one and not rows:
             return self._no_rows(x, chosen.get(adapter))
         results: list[Any] = [None] * rows
-        for batch in plan(names, batch_size, room):
+        for batch in plan(names, batch_size, room, resident):
             for part, features in self._forward(x, batch, chosen, batch_size):
                 spread(features, part, chosen, results)
         if not one:

@@ -70,11 +70,14 @@ def export(
 
 def fill(path: str, host: Any, adapters: list[BankAdapter]) -> None:
     """Puts every adapter into the slot of its number, from 1."""
-    for slot, adapter in enumerate(adapters, 1):
-        kind = adapter.kinds.get(path)
-        if kind is not None:
-            stack = host.stacks[kind.key]
-            stack.write(slot, adapter.values(path, host, stack.kind))
+    for key, stack in host.stacks.items():
+        stack.write(
+            {
+                slot: adapter.values(path, host, stack.kind)
+                for slot, adapter in enumerate(adapters, 1)
+                if path in adapter.kinds and adapter.kinds[path].key == key
+            }
+        )
 
 
 def export_model(base: Layer, inputs: Any, adapters: list[BankAdapter]) -> Any:

@@ -1,6 +1,6 @@
 """How the rows of a call are cut into forward passes."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,17 +27,22 @@ class Batch:
 
 
 def plan(
-    names: Sequence[str | None], batch_size: int, room: int
+    names: Sequence[str | None],
+    batch_size: int,
+    room: int,
+    resident: Collection[str] = (),
 ) -> list[Batch]:
     """Cuts rows into batches with at most `room` adapters in each.
 
     Rows keep their order where all adapters fit at once. Where they do not,
-    rows of one adapter go together, so that each is brought in once.
+    rows of one adapter go together, so that each is brought in once, and
+    those that are `resident` go first, before others take their slots.
     """
     room = max(1, room)
     order = list(range(len(names)))
     distinct = list(dict.fromkeys(n for n in names if n is not None))
     if len(distinct) > room:
+        distinct.sort(key=lambda name: name not in resident)
         place = {name: number for number, name in enumerate(distinct)}
         order.sort(key=lambda row: place.get(names[row] or "", -1))
     batches: list[Batch] = []

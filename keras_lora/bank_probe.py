@@ -264,4 +264,4 @@ def fill_at_random(slots: Residency) -> None:
             for name, variable in stack.variables.items()
         }
         values["lora_a"] /= np.sqrt(values["lora_a"].shape[0])
-        stack.write(1, values)
+        stack.write({1: values})

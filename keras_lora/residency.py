@@ -9,7 +9,7 @@ from keras_lora.config import ALL_LINEAR, Targets
 from keras_lora.problems import refuse
 from keras_lora.routing import Switch
 from keras_lora.stack_kinds import LORA
-from keras_lora.stacks import Kind, Stack
+from keras_lora.stacks import Arrays, Kind, Stack
 from keras_lora.surgery import Layer
 from keras_lora.targets import lora_targets
 
@@ -102,41 +102,47 @@ class Residency:
         """Gives each of some adapters a slot; returns the slots.
 
         An adapter is known to be in its slot only once all of it is written.
+        Those that were there already leave later than those that come now:
+        what is asked for again is likelier to be asked for once more.
         """
-        for adapter in adapters:
-            if adapter in self.slots:
-                self.slots.move_to_end(adapter)
-                continue
-            slot = self._free(adapters)
-            self.write(slot, adapter)
+        there = [a for a in adapters if a in self.slots]
+        new = [a for a in dict.fromkeys(adapters) if a not in self.slots]
+        places = dict(zip(self._free(len(new), there), new, strict=True))
+        self.write(places)
+        for slot, adapter in places.items():
             self.slots[adapter] = slot
-            self.brought_in += 1
+        self.brought_in += len(new)
+        for adapter in there:
+            self.slots.move_to_end(adapter)
         return [self.slots[adapter] for adapter in adapters]
 
-    def _free(self, wanted: list[BankAdapter]) -> int:
-        """A slot that nothing sits in, after the eldest left if need be."""
+    def _free(self, count: int, kept: list[BankAdapter]) -> list[int]:
+        """So many slots that nothing sits in, after the eldest left."""
         taken = set(self.slots.values())
-        for slot in range(1, self.count):
-            if slot not in taken:
-                return slot
-        for adapter in self.slots:
-            if adapter not in wanted and adapter is not self.pinned:
-                return self.slots.pop(adapter)
-        names = ", ".join(adapter.name for adapter in self.slots)
-        raise ValueError(
-            f"No slot is free: capacity {self.capacity} is taken by {names}"
-        )
+        free = [slot for slot in range(1, self.count) if slot not in taken]
+        held = {*kept, self.pinned}
+        eldest = [adapter for adapter in self.slots if adapter not in held]
+        missing = max(0, count - len(free))
+        if missing > len(eldest):
+            names = ", ".join(adapter.name for adapter in self.slots)
+            raise ValueError(
+                f"No slot is free: capacity {self.capacity} is taken by {names}"
+            )
+        free += [self.slots.pop(adapter) for adapter in eldest[:missing]]
+        return free[:count]
 
-    def write(self, slot: int, adapter: BankAdapter | None) -> None:
-        """Fills a slot on every host, with nothing where nothing is."""
+    def write(self, places: dict[int, BankAdapter]) -> None:
+        """Fills slots on every host, with nothing where nothing is."""
         for path, host in self.hosts.items():
-            kind = adapter.kinds.get(path) if adapter else None
             for key, stack in host.stacks.items():
-                mine = adapter is not None and kind and kind.key == key
-                stack.write(
-                    slot,
-                    adapter.values(path, host, stack.kind) if mine else None,  # type: ignore[union-attr]
-                )
+                values: dict[int, Arrays | None] = {}
+                for slot, adapter in places.items():
+                    kind = adapter.kinds.get(path)
+                    mine = kind is not None and kind.key == key
+                    values[slot] = (
+                        adapter.values(path, host, stack.kind) if mine else None
+                    )
+                stack.write(values)
 
     def drop(self, adapter: BankAdapter) -> None:
         """Forgets where an adapter sits; the slot is free then."""

@@ -3,6 +3,7 @@
 Slot 0 is the base: it stays zero. A slot that is zero adds exactly nothing.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -89,27 +90,34 @@ class Stack:
         """
         raise NotImplementedError
 
-    def write(self, slot: int, values: Arrays | None) -> None:
-        """Fills one slot, or empties it; what is empty is left alone."""
-        if values is None and slot not in self.used:
+    def write(self, values: Mapping[int, Arrays | None]) -> None:
+        """Fills or empties slots, all in one pass over each variable.
+
+        Args:
+            values: What goes into each slot, or None to empty it; a slot that
+                is empty already is left alone.
+        """
+        values = {
+            slot: value
+            for slot, value in values.items()
+            if value is not None or slot in self.used
+        }
+        if not values:
             return
-        self.used.add(slot)
+        self.used.update(values)
+        slots = filled_up(list(values))
         for name, variable in self.variables.items():
-            value = (
-                np.zeros(variable.shape[1:], "float32")
-                if values is None
-                else values[name]
-            )
-            start = (slot,) + (0,) * value.ndim
+            empty = np.zeros(variable.shape[1:], "float32")
+            filled = [values[slot] for slot in slots]
+            new = [empty if v is None else v[name] for v in filled]
             variable.assign(
-                ops.slice_update(
+                ops.scatter_update(
                     ops.convert_to_tensor(variable),
-                    start,
-                    ops.convert_to_tensor(value[None], "float32"),
+                    np.array(slots, "int32")[:, None],
+                    ops.convert_to_tensor(np.stack(new), "float32"),
                 )
             )
-        if values is None:
-            self.used.discard(slot)
+        self.used -= {slot for slot, v in values.items() if v is None}
 
     def gathered(self, ids: Any) -> dict[str, Any]:
         """The weights of each row, or of the one slot in force."""
@@ -117,3 +125,12 @@ class Stack:
             name: ops.take(variable, ids, axis=0)
             for name, variable in self.variables.items()
         }
+
+
+def filled_up(slots: list[int]) -> list[int]:
+    """The slots, the last one repeated up to a power of two.
+
+    A backend that compiles for each number of them sees few numbers.
+    """
+    size = 1 << (len(slots) - 1).bit_length()
+    return slots + slots[-1:] * (size - len(slots))

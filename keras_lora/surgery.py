@@ -180,13 +180,27 @@ def build_inputs(layer: Layer) -> list[Any]:
         return [graph_inputs(layer)]
     shapes = layer._build_shapes_dict or {}
     return [
-        keras.tree.map_shape_structure(
-            lambda shape: keras.KerasTensor(shape, dtype=layer.compute_dtype),
-            shape,
+        untracked(
+            keras.tree.map_shape_structure(
+                lambda shape: keras.KerasTensor(
+                    shape, dtype=layer.compute_dtype
+                ),
+                shape,
+            )
         )
         for shape in shapes.values()
         if shape is not None
     ]
+
+
+def untracked(structure: Any) -> Any:
+    """A nest in plain dicts and lists: jax knows no tracked ones of Keras."""
+    if isinstance(structure, dict):
+        return {key: untracked(value) for key, value in structure.items()}
+    if isinstance(structure, list | tuple):
+        kind = list if isinstance(structure, list) else tuple
+        return kind(map(untracked, structure))
+    return structure
 
 
 def symbolic_calls(layer: Layer) -> list[tuple[Any, dict[str, Any]]]:
