@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_lora import surgery
 from keras_lora.checks import hosts_or_refuse
 from keras_lora.member import members
 from keras_lora.methods import METHODS
@@ -99,7 +100,7 @@ def summary(model: Any) -> Summary:
         for path, host in hosts_or_refuse(model, "summary").items()
     ]
     for path, layer in members(model).items():
-        own = layer.trainable_weights if not layer._layers else []
+        own = [] if surgery.children(layer) else layer.trainable_weights
         trains = not hasattr(layer, "adapter_weights") and own
         if trains:
             rows.append(

@@ -3,10 +3,17 @@
 A failure here names what a new Keras has moved.
 """
 
+import ast
+import re
+from collections.abc import Callable
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
 from keras import layers
+from keras.src.models.functional import Functional
+from keras.src.utils.tracking import Tracker
 
 from keras_lora import surgery
 from tests.helpers import normal, numpy_of
@@ -21,27 +28,78 @@ def model():
     return model
 
 
-@pytest.mark.parametrize(
-    "name,kind",
-    [
-        ("_layers", list),
-        ("_trainable_variables", list),
-        ("_non_trainable_variables", list),
-        ("_seed_generators", list),
-        ("_trainable", bool),
-        ("_build_shapes_dict", dict),
-        ("_tracker", object),
-    ],
-)
-def test_a_layer_has(model, name, kind):
-    layer = model.get_layer("stem")
-    assert hasattr(layer, name), f"Keras has moved Layer.{name}"
-    assert isinstance(getattr(layer, name), kind), name
+def one_layer():
+    return model_of_two().get_layer("stem")
 
 
-@pytest.mark.parametrize(
-    "name", ["_untrack_variable", "add_weight", "save_own_variables"]
-)
+def model_of_two():
+    i = keras.Input((4,))
+    y = layers.Dense(3, name="stem")(i)
+    return keras.Model(i, layers.Dense(2)(y))
+
+
+PRIVATES = {
+    # What surgery.py uses: what has it, and of which type it is.
+    "_layers": (one_layer, list),
+    "_trainable_variables": (one_layer, list),
+    "_non_trainable_variables": (one_layer, list),
+    "_seed_generators": (one_layer, list),
+    "_trainable": (one_layer, bool),
+    "_build_shapes_dict": (one_layer, dict),
+    "_tracker": (one_layer, Tracker),
+    "_inbound_nodes": (one_layer, list),
+    "_untrack_variable": (one_layer, Callable),
+    "_unpickle_model": (lambda: layers.Layer, Callable),
+    "_flatten_layers": (one_layer, Callable),
+    "_kernel": (one_layer, keras.Variable),
+    "_embeddings": (lambda: built(layers.Embedding(3, 2)), keras.Variable),
+    "_keras_history": (lambda: model_of_two().outputs[0], tuple),
+    "_inputs_struct": (model_of_two, object),
+    "_functional": (
+        lambda: keras.Sequential([keras.Input((2,)), layers.ReLU()]),
+        Functional,
+    ),
+    "_backend_update_step": (lambda: keras.optimizers.SGD(), Callable),
+}
+
+
+def built(layer):
+    layer.build((None, 3))
+    return layer
+
+
+@pytest.mark.parametrize("name", PRIVATES)
+def test_keras_has_the_private(name):
+    make, kind = PRIVATES[name]
+    holder = make()
+    assert hasattr(holder, name), f"Keras has moved {name}"
+    found = getattr(holder, name)
+    assert isinstance(found, kind), f"Keras has changed {name}: {type(found)}"
+
+
+def privates_in(file):
+    """Names with an underscore that a file takes from others than `self`."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Attribute):
+            if ast.unparse(node.value) != "self":
+                names.add(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names.add(node.value)
+    return {n for n in names if re.fullmatch("_[a-z]\\w+", n)}
+
+
+def test_every_private_of_keras_is_in_the_table_and_in_one_file():
+    mine = Path(surgery.__file__)
+    assert privates_in(mine) == set(PRIVATES)
+    for file in mine.parent.glob("*.py"):
+        text = file.read_text("utf-8")
+        if file != mine:
+            assert "keras.src" not in text, file.name
+            assert not privates_in(file) & set(PRIVATES), file.name
+
+
+@pytest.mark.parametrize("name", ["add_weight", "save_own_variables"])
 def test_a_layer_can(name):
     assert callable(getattr(layers.Layer, name, None)), (
         f"Keras has moved Layer.{name}"
@@ -67,6 +125,10 @@ def test_the_tracker_has_its_stores(model):
 
 
 def test_kernels_are_where_they_are_looked_for():
+    tied = []
+    if hasattr(layers, "ReversibleEmbedding"):  # as of Keras 3.12
+        table = layers.ReversibleEmbedding(3, 2)
+        tied = [(table, (None, 3), "_embeddings")]
     for layer, shape, name in (
         (layers.Dense(2), (None, 3), "_kernel"),
         (layers.EinsumDense("ab,bc->ac", 2), (None, 3), "_kernel"),
@@ -74,7 +136,7 @@ def test_kernels_are_where_they_are_looked_for():
         (layers.Conv2D(2, 2), (None, 3, 3, 3), "_kernel"),
         (layers.Conv3D(2, 2), (None, 3, 3, 3, 3), "_kernel"),
         (layers.Embedding(3, 2), (None, 3), "_embeddings"),
-        (layers.ReversibleEmbedding(3, 2), (None, 3), "_embeddings"),
+        *tied,
     ):
         layer.build(shape)
         assert isinstance(getattr(layer, name, None), keras.Variable), (
