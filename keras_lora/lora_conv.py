@@ -34,7 +34,7 @@ class Convolved(LowRank):
             "call",
             x,
             overrides={
-                "_kernel": a,
+                surgery.KERNEL: a,
                 "use_bias": False,
                 "bias": None,
                 "activation": None,

@@ -16,6 +16,8 @@ from keras.src.models.functional import Functional
 
 Layer: TypeAlias = Any
 """A `keras.layers.Layer`; Keras ships no types."""
+KERNEL = "_kernel"
+"""Where a layer that is no embedding keeps its stored kernel."""
 CACHED_FUNCTIONS = (
     "train_function",
     "test_function",
