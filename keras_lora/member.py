@@ -303,7 +303,7 @@ def plain_config(layer: Layer) -> dict[str, Any]:
         **surgery.without(
             layer, getattr(layer, "adapter_weights", {}).values()
         ),
-        "_trainable": mine.flag,
+        surgery.FLAG: mine.flag,
         "compiled": False,
     }
     if mine.plain is None:

@@ -18,6 +18,8 @@ Layer: TypeAlias = Any
 """A `keras.layers.Layer`; Keras ships no types."""
 KERNEL = "_kernel"
 """Where a layer that is no embedding keeps its stored kernel."""
+FLAG = "_trainable"
+"""Where a layer keeps its own trainable flag."""
 CACHED_FUNCTIONS = (
     "train_function",
     "test_function",
