@@ -49,6 +49,16 @@ class Service:
     """One base behind one bank; every session asks the same object.
 
     Nothing of it belongs to a session: each call names its own adapter.
+
+    Args:
+        source: where everything came from; copies of the base come from it.
+        base, tokenizer, bank: what answers.
+        shipped: the tasks that came with the demo.
+        folder: for visitors' files.
+        low_rank, bottlenecks: the layers that an adapter of each kind may sit
+            on, with the weights that rank 1, or width 1, takes there.
+        parameters: weights of the base.
+        seconds_per_token: of the forward pass, measured at the start.
     """
 
     source: Source
@@ -59,6 +69,7 @@ class Service:
     folder: Path
     low_rank: dict[str, int]
     bottlenecks: dict[str, int]
+    parameters: int
     seconds_per_token: float = 0.0
 
     @classmethod
@@ -79,7 +90,7 @@ class Service:
         tokenizer = source.make_tokenizer(progress)
         folder = Path(tempfile.mkdtemp(prefix="keras_lora-demo-"))
         tell("Opening the bank", 0.0)
-        paths = keras_lora.find_targets(base)
+        paths, parameters = keras_lora.find_targets(base), base.count_params()
         unit = costs(_blank(base, folder, keras_lora.LoRAConfig(rank=1)))
         narrow = _blank(base, folder, keras_lora.AdapterConfig(bottleneck=1))
         wide = keras_lora.AdapterConfig(bottleneck=MAX_BOTTLENECK)
@@ -100,6 +111,7 @@ class Service:
             folder=folder,
             low_rank={path: unit[path] for path in paths},
             bottlenecks=costs(narrow),
+            parameters=parameters,
         )
         service._load_shipped()
         service._warm(tell)

@@ -125,6 +125,21 @@ def choose_targets() -> str | list[str]:
     return [n for n in names if n.startswith(words[chosen])]
 
 
+def choose_size(title: str, available: int) -> int:
+    """How many of the texts to train on."""
+    sizes = [*(n for n in SIZES if n < available), available]
+    if len(sizes) == 1:
+        return available
+    return st.select_slider(
+        "Training texts",
+        sizes,
+        value=sizes[1],
+        format_func=lambda n: f"{n:,}",
+        key=f"size-{title}-{available}",
+        help=f"At most {MOST_HELD_OUT} held-out texts are tested on.",
+    )
+
+
 def show_price(labels: tuple[str, ...], splits: Splits, s: Settings) -> None:
     """What it will train and take, before it starts."""
     count = estimate.trainable_parameters(
@@ -134,7 +149,6 @@ def show_price(labels: tuple[str, ...], splits: Splits, s: Settings) -> None:
         len(labels),
         s,
     )
-    total = service.base.count_params()
     tokens = mean_tokens(splits.train.texts, f"{hash(splits.train.texts[0])}")
     seconds = estimate.training_seconds(
         service.seconds_per_token,
@@ -145,7 +159,9 @@ def show_price(labels: tuple[str, ...], splits: Splits, s: Settings) -> None:
     )
     with st.container(horizontal=True):
         st.metric("Trainable parameters", f"{count:,}", border=True)
-        st.metric("Of the base", f"{count / total:.2%}", border=True)
+        st.metric(
+            "Of the base", f"{count / service.parameters:.2%}", border=True
+        )
         st.metric(
             "Estimated time", f"≈ {estimate.duration(seconds)}", border=True
         )
@@ -164,16 +180,7 @@ def set_up() -> None:
     if found is None or settings is None:
         return
     title, labels, splits = found
-    sizes = [n for n in SIZES if n < len(splits.train)] + [len(splits.train)]
-    size = st.select_slider(
-        "Training texts",
-        sizes[: len(SIZES) + 1],
-        value=sizes[min(1, len(sizes) - 1)],
-        format_func=lambda n: f"{n:,}",
-        key=f"size-{title}-{sizes[-1]}",
-        help=f"At most {MOST_HELD_OUT} held-out texts are tested on.",
-    )
-    splits = smaller(splits, size)
+    splits = smaller(splits, choose_size(title, len(splits.train)))
     show_price(labels, splits, settings)
     pressed = st.button(
         "Start training",
