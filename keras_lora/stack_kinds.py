@@ -69,7 +69,8 @@ class DoRAStack(LoRAStack):
     ) -> Arrays:
         values = LoRAStack.values(host, settings, weights, kind)
         a, b = values["lora_a"], values["lora_b"]
-        more = growth(host.kernel_matrix(), a, b, weights["magnitude"])
+        factors = map(ops.convert_to_tensor, (a, b, weights["magnitude"]))
+        more = growth(host.kernel_matrix(), *factors)
         more = ops.convert_to_numpy(more)
         return {"lora_a": a, "lora_b": b * (1 + more), "growth": more}
 
