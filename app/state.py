@@ -4,6 +4,7 @@ import streamlit as st
 
 from app import service as services
 from app.guests import Shelf
+from app.keras_state import keep_keras_state
 from app.loading import Loading
 from app.served import Served
 from app.service import Service
@@ -13,6 +14,7 @@ from app.trainer import Trainer
 @st.cache_resource(show_spinner=False)
 def loading() -> Loading:
     """One a process."""
+    keep_keras_state()
     return Loading(services.REAL)
 
 

@@ -85,10 +85,10 @@ _ALL = (
         package=packages.RATED_TEXTS,
         read=_sentiment("movieReviewSnippets"),
         examples=(
-            "A slow start, but the last half hour is worth every minute.",
+            "Quietly devastating, and the best thing she has ever done.",
             "Two hours of car chases and not a single idea among them.",
             "The cast does what it can with a script that forgot to be funny.",
-            "Quietly devastating, and the best thing she has ever done.",
+            "A slow start, but the last half hour is worth every minute.",
         ),
     ),
     Task(

@@ -29,7 +29,7 @@ hypothesis.settings.load_profile("keras_lora")
 @pytest.fixture(autouse=True)
 def fresh_keras_state():
     """Gives each test the same seed, layer numbering and dtype policy."""
-    keras.backend.clear_session(free_memory=False)
+    keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
 
 

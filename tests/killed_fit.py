@@ -36,7 +36,7 @@ def trained(method, folder, kill=False, epochs=4):
         kill: Whether to die in the third epoch.
         epochs: Epochs of four batches.
     """
-    keras.backend.clear_session()
+    keras.utils.clear_session()
     keras.utils.set_random_seed(5)
     base = keras.Sequential(
         [

@@ -98,7 +98,7 @@ def test_a_file_holds_what_was_trained_and_nothing_of_the_base(tmp_path):
 def test_equal_content_gives_equal_bytes(tmp_path):
     files = []
     for number in range(2):
-        keras.backend.clear_session()
+        keras.utils.clear_session()
         for _ in range(number):
             layers.Dense(3)
         model = adapted(LoRAConfig(2), [layers.Dense(5)])

@@ -23,7 +23,7 @@ def paths(model):
 
 @pytest.mark.parametrize("number", [0, 3])
 def test_automatic_names_are_numbers_among_siblings(number):
-    keras.backend.clear_session()
+    keras.utils.clear_session()
     for _ in range(number):
         layers.Dense(1)
     inner = keras.Sequential([layers.Dense(2), layers.Dense(2)])

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import keras
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
@@ -342,3 +343,11 @@ def test_no_adapters_at_all_is_told_with_the_command(monkeypatch, tmp_path):
     assert "empty" in app.info[0].value
     monkeypatch.undo()
     st.cache_resource.clear()
+
+
+def test_a_run_of_a_page_leaves_keras_s_state():
+    """Streamlit clears it, and the next prediction would prepare anew."""
+    open_page()
+    first = keras.layers.Dense(1).name
+    open_page()
+    assert keras.layers.Dense(1).name != first
