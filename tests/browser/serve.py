@@ -1,0 +1,32 @@
+"""Runs the demo's server, on the real base or on a small random one.
+
+    python -m tests.browser.serve PORT [FOLDER]
+
+FOLDER holds the adapters of the small base; without it the base is real.
+"""
+
+import sys
+from pathlib import Path
+
+from streamlit.web import cli
+
+from app import service
+
+SCRIPT = Path(service.__file__).parent / "streamlit_app.py"
+
+if __name__ == "__main__":
+    port, *folder = sys.argv[1:]
+    if folder:
+        from tests.app.tiny import tiny_source
+
+        service.REAL = tiny_source(Path(folder[0]))
+    sys.argv = [
+        "streamlit",
+        "run",
+        str(SCRIPT),
+        f"--server.port={port}",
+        "--server.headless=true",
+        "--server.address=127.0.0.1",
+        "--server.fileWatcherType=none",
+    ]
+    cli.main()

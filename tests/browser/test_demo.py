@@ -1,0 +1,111 @@
+"""The demo in a real browser, on a small base: what people do with it."""
+
+import os
+import re
+
+import pytest
+
+import keras_lora
+from tests.app.tiny import csv_bytes
+from tests.browser import driving
+
+pytestmark = pytest.mark.browser
+
+
+def test_a_task_is_switched_and_the_address_can_be_shared(tiny_demo, page):
+    driving.open_page(page, tiny_demo)
+    first = driving.verdict(page)
+    driving.pick_task(page, "Text source")
+    assert "task=Text" in page.url
+    second = driving.verdict(page)
+    assert second != first
+    assert driving.metric(page, "Switch").endswith(" ms")
+    other = page.context.new_page()
+    other.set_default_timeout(driving.PATIENCE)
+    driving.open_page(other, tiny_demo, "?task=Text+source")
+    assert driving.verdict(other).split(",")[0] in (
+        "film review",
+        "tweet",
+        "product review",
+        "editorial",
+    )
+
+
+def test_two_visitors_on_different_tasks_keep_their_own(tiny_demo, browser):
+    pages = []
+    for task in ("Movie+sentiment", "Tweet+sentiment"):
+        page = browser.new_context().new_page()
+        page.set_default_timeout(driving.PATIENCE)
+        driving.open_page(page, tiny_demo, f"?task={task}")
+        pages.append((page, driving.verdict(page)))
+    for _ in range(3):
+        for page, _ in pages:
+            page.reload()
+        for page, expected in pages:
+            driving.idle(page)
+            assert driving.verdict(page) == expected
+    for page, _ in pages:
+        page.context.close()
+
+
+def test_a_mixed_batch_is_answered(tiny_demo, page):
+    driving.run_mixed_batch(page, tiny_demo)
+    assert float(driving.metric(page, "Largest difference")) < 1e-4
+
+
+def test_an_adapter_is_trained_downloaded_and_brought_back(
+    tiny_demo, page, tmp_path
+):
+    csv = tmp_path / "mine.csv"
+    csv.write_bytes(csv_bytes(120))
+    driving.train_own(page, tiny_demo, csv)
+    assert driving.metric(page, "This adapter").endswith("%")
+    with page.expect_download() as download:
+        driving.press(page, "Download the adapter")
+    file = tmp_path / "mine.safetensors"
+    download.value.save_as(file)
+    assert keras_lora.inspect_adapter(file).methods == ("lora",)
+    driving.open_page(page, tiny_demo, "adapters")
+    driving.hand_in(page, file)
+    driving.press(page, "Load it")
+    page.get_by_text("is in the bank").wait_for()
+    page.get_by_role("link", name="Switch").first.click()
+    driving.idle(page)
+    driving.pick_task(page, "mine")
+    assert driving.verdict(page).startswith("class ")
+    stranger = page.context.browser.new_context().new_page()
+    driving.open_page(stranger, tiny_demo)
+    assert stranger.get_by_text("Text source").count()
+    assert not stranger.get_by_text("mine", exact=True).count()
+    stranger.context.close()
+
+
+def test_a_run_is_stopped_and_kept(tiny_demo, page, tmp_path):
+    csv = tmp_path / "long.csv"
+    csv.write_bytes(csv_bytes(4000))
+    driving.start_own(page, tiny_demo, csv, most=True)
+    page.get_by_test_id("stVegaLiteChart").first.wait_for()
+    driving.press(page, "Stop and keep what is trained")
+    page.get_by_role("button", name="Add to the bank").wait_for()
+    assert page.get_by_text("Stopped; what was trained is kept").count()
+
+
+def test_a_file_of_a_gigabyte_is_refused_at_once(tiny_demo, page, tmp_path):
+    csv = tmp_path / "huge.csv"
+    with csv.open("wb") as file:
+        os.truncate(file.fileno(), 1 << 30)
+    driving.open_page(page, tiny_demo, "train")
+    driving.choose(page, "Learn from", "Your own CSV")
+    driving.hand_in(page, csv)
+    page.get_by_text(re.compile(r"8(\.0)?MB or smaller")).wait_for()
+    driving.open_page(page, tiny_demo)
+    assert driving.verdict(page)
+
+
+def test_a_malformed_adapter_gets_a_message(tiny_demo, page, tmp_path):
+    file = tmp_path / "bad.safetensors"
+    file.write_bytes(b"nonsense")
+    driving.open_page(page, tiny_demo, "adapters")
+    driving.hand_in(page, file)
+    driving.press(page, "Load it")
+    page.get_by_text("no safetensors file").wait_for()
