@@ -3,7 +3,7 @@
 Each result is written to `benchmarks/results` when it is there; name some to
 run those alone. On two cores all of them take about two hours.
 
-    python -m benchmarks [train_step scaling serving bank_on_tasks soak methods]
+    python -m benchmarks [train_step scaling serving ...]
 """
 
 import argparse
@@ -19,6 +19,7 @@ COMMANDS = {
     "serving": ["benchmarks.serving"],
     "bank_on_tasks": ["benchmarks.bank_on_tasks", "--adapters", "app/adapters"],
     "soak": ["benchmarks.soak"],
+    "two_sessions": ["benchmarks.two_sessions"],
     "methods": ["benchmarks.methods", "--quick"],
     "leaks": ["benchmarks.leaks"],
     "fuzz": ["benchmarks.fuzz"],

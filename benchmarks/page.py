@@ -273,6 +273,39 @@ def soak(results: list[dict[str, Any]]) -> str:
     )
 
 
+def two_sessions(result: dict[str, Any]) -> str:
+    """Two visitors of the demo at once."""
+    shown, told = (
+        "shown after (median, 95 %)",
+        "prediction, told by the app (median, 95 %)",
+    )
+    rows = [
+        [
+            visitor["task"] + (" and trains" if visitor["trains"] else ""),
+            f"{visitor['answers']:,}",
+            f"{visitor['wrong']:,}",
+            *(
+                f"{visitor[key][0]:,.0f} ({visitor[key][1]:,.0f})"
+                for key in (told, shown)
+            ),
+        ]
+        for visitor in result["visitors"]
+    ]
+    head = ["visitor asks", "answers", "wrong", "prediction, ms"]
+    head += ["click to answer in the browser, ms"]
+    return "\n\n".join(
+        [
+            "## The demo with two visitors",
+            f"For {result['seconds']:.0f} seconds both ask examples of their "
+            "own task, while one of them trains an adapter on a thousand "
+            f"texts. Server, training and both browsers share "
+            f"{result['cores']} cores; median and 95th percentile "
+            "(`python -m benchmarks.two_sessions`).",
+            table(head, rows),
+        ]
+    )
+
+
 def fuzz(result: dict[str, Any]) -> str:
     """Hostile adapter files and what came of them."""
     doors = ["inspect_adapter", "load_adapter", "AdapterBank.load"]
@@ -340,6 +373,7 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "benchmarks/results/scaling.json": scaling,
     "benchmarks/results/serving.json": serving,
     "benchmarks/results/soak.json": soak,
+    "benchmarks/results/two_sessions.json": two_sessions,
     "benchmarks/results/leaks.json": leaks,
     "benchmarks/results/fuzz.json": fuzz,
 }
