@@ -13,7 +13,7 @@ import numpy as np
 from keras import layers
 
 import keras_lora
-from keras_lora import AdapterConfig, DoRAConfig, LoRAConfig
+from keras_lora import AdapterConfig, DoRAConfig, IA3Config, LoRAConfig
 
 LIBRARY = os.path.dirname(keras_lora.__file__)
 HANGS_AFTER = 120
@@ -44,6 +44,7 @@ GOOD = {
         base, LoRAConfig(2, targets=["branch"]), train=["norm"]
     ),
     "dora": lambda base: keras_lora.inject(base, DoRAConfig(2)),
+    "ia3": lambda base: keras_lora.inject(base, IA3Config("all-linear")),
     "parallel": lambda base: keras_lora.inject(
         base,
         AdapterConfig(3, targets=["stem"], placement="parallel", scale=2.0),
