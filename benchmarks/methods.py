@@ -40,7 +40,7 @@ from benchmarks.methods_list import (  # noqa: E402
     rates_of,
 )
 from benchmarks.methods_table import tables  # noqa: E402
-from benchmarks.train_step import backend_version  # noqa: E402
+from benchmarks.train_step import backend_version, machine  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "methods.json"
 TASKS = ("tweet-sentiment", "product-sentiment")
@@ -216,7 +216,7 @@ def described() -> dict[str, Any]:
             "python": platform.python_version(),
         },
         "backend": backend,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": machine(),
         "plans": {p.name: dataclasses.asdict(p) for p in (QUICK, FULL)},
     }
 

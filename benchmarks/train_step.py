@@ -179,8 +179,15 @@ def describe(options: argparse.Namespace) -> dict[str, Any]:
             keras.backend.backend(): backend_version(),
             "python": platform.python_version(),
         },
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": machine(),
     }
+
+
+def machine() -> str:
+    """What the benchmark runs on, and how much of it TensorFlow was given."""
+    cores = f"{platform.machine()}, {os.cpu_count()} cores"
+    threads = os.environ.get("TF_NUM_INTRAOP_THREADS")
+    return f"{cores}, {threads} of them used" if threads else cores
 
 
 def backend_version() -> str:
