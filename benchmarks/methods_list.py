@@ -17,6 +17,7 @@ from keras_lora import (
 )
 
 LORA_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
+BOTTLENECK_RATES = (1e-3, 2e-3, 5e-3, 1e-2)
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,13 @@ METHODS: dict[str, Method] = {
         lambda rate: lora_plus(keras.optimizers.Adam(rate), 16),
     ),
     "ia3": Method(injecting(IA3Config()), (2e-3, 5e-3, 1e-2, 2e-2)),
-    "pfeiffer": Method(injecting(AdapterConfig())),
-    "houlsby": Method(injecting(AdapterConfig(placement="houlsby"))),
+    "pfeiffer": Method(injecting(AdapterConfig()), BOTTLENECK_RATES),
+    "houlsby": Method(
+        injecting(AdapterConfig(placement="houlsby")), BOTTLENECK_RATES
+    ),
     "parallel": Method(
-        injecting(AdapterConfig(placement="parallel", scale=4.0))
+        injecting(AdapterConfig(placement="parallel", scale=4.0)),
+        BOTTLENECK_RATES,
     ),
     "lora, last 2 blocks": Method(
         injecting(LoRAConfig(layers=slice(-2, None)))
