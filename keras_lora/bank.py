@@ -205,7 +205,7 @@ class AdapterBank:
             self._check_attached()
             grown = self._slots.provide(kinds)
             if grown:
-                surgery.forget_compiled(self._layers.values())
+                surgery.forget_compiled([*self._layers.values(), self._model])
                 LOG.info(
                     "bank grew on %d layers; functions are traced again", grown
                 )

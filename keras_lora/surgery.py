@@ -6,6 +6,7 @@ Each function names the law of the design that fails without it.
 import functools
 import gc
 import inspect
+import itertools
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
@@ -254,9 +255,11 @@ def forget_compiled(layers: Iterable[Layer]) -> None:
     Compiled functions see no change of structure: without this an outer model
     goes on training the frozen base, with no warning.
     """
+    layers = list(layers)
     changed = {id(layer) for layer in layers}
     kinds = model_classes()
-    for thing in gc.get_objects():
+    # What `gc.freeze` has set aside is not among the objects.
+    for thing in itertools.chain(layers, gc.get_objects()):
         # A model that another thread is at making holds no layers yet.
         if type(thing) not in kinds or not hasattr(thing, "_layers"):
             continue

@@ -67,14 +67,26 @@ def tiny_folder(tmp_path_factory):
     return adapters_folder(tmp_path_factory.mktemp("adapters"))
 
 
-def pytest_collection_finish():
-    """Sets aside what the imports made, half a million objects.
+def set_aside():
+    """Takes all objects there are from what is looked through.
 
-    `inject`, `eject` and others look through all objects for models; a third
-    of the tests' time would go there.
+    `inject`, `eject` and others look for models among all objects. The imports
+    make half a million, and Keras on TensorFlow keeps six thousand of each
+    `fit`; most of the tests' time would go there.
     """
     gc.collect()
     gc.freeze()
+
+
+def pytest_collection_finish():
+    set_aside()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_objects_of_files_before():
+    """What a file of tests leaves behind is no matter of the next."""
+    yield
+    set_aside()
 
 
 def pytest_runtest_setup(item):

@@ -4,6 +4,7 @@ A failure here names what a new Keras has moved.
 """
 
 import ast
+import gc
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -171,6 +172,16 @@ def test_a_model_that_forgot_asks_for_compile(model):
         model.fit(x, y, verbose=0)
     model.compile("sgd", "mse")
     model.fit(x, y, verbose=0)
+
+
+def test_a_changed_model_that_gc_freeze_hides_forgets(model):
+    model.compile("sgd", "mse")
+    gc.freeze()
+    try:
+        surgery.forget_compiled([model, model.get_layer("stem")])
+    finally:
+        gc.unfreeze()
+    assert model.compiled is False
 
 
 def test_only_models_that_hold_a_layer_forget(model):
