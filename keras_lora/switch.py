@@ -14,6 +14,10 @@ from keras_lora.problems import refuse
 from keras_lora.surgery import Layer
 
 _SWITCH = threading.RLock()
+HARMLESS = 2.0**-10
+"""What weights are while others, at zero, switch their adapter off: values of
+theirs that are finite but huge would give infinity, and infinity times zero is
+not zero. Not zero itself, or nothing would train and none could tell."""
 
 
 @contextlib.contextmanager
@@ -63,8 +67,10 @@ def disabled(model: Any) -> Iterator[Any]:
 def _off_values(layer: Layer) -> dict[str, tuple[Any, Any]]:
     """Variables that a switched-off member changes, and to which values."""
     if is_host(layer):
-        weights = layer.adapter_weights
-        return {n: (weights[n], 0.0) for n in layer.neutral_weights}
+        return {
+            name: (weight, 0.0 if name in layer.neutral_weights else HARMLESS)
+            for name, weight in layer.adapter_weights.items()
+        }
     own = own_variables(layer)
     originals = member_of(layer).originals or {}
     return {name: (own[name], value) for name, value in originals.items()}

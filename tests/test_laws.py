@@ -9,7 +9,7 @@ from keras import layers, ops
 
 import keras_lora
 from keras_lora import AdapterConfig, LoRAConfig
-from tests.helpers import fill, state
+from tests.helpers import fill, normal, state
 from tests.models import (
     KINDS,
     Block,
@@ -420,6 +420,32 @@ def test_disabled_switches_a_compiled_fit_back_on():
     assert same_bits(before, values_of(model.trainable_variables))
     fit(model, x, labels)
     assert not same_bits(before, values_of(model.trainable_variables))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoRAConfig(2),
+        LoRAConfig(2, init="svd"),
+        keras_lora.DoRAConfig(2),
+        AdapterConfig(3, targets=["dense"], layer_norm=True),
+    ],
+    ids=["lora", "svd", "dora", "bottleneck"],
+)
+def test_disabled_gives_the_base_whatever_the_adapter_holds(config):
+    """Infinity times a zero is not zero: huge factors would leak through."""
+    base = keras.Sequential([keras.Input((6,)), layers.Dense(4)])
+    x = normal(5, 6)
+    before = outputs_of(base, x)
+    keras_lora.inject(base, config)
+    kept = values_of(base.trainable_variables)
+    for variable in base.trainable_variables:
+        variable.assign(ops.full(variable.shape, 3e38))
+    assert not np.isfinite(outputs_of(base, x)).any()
+    with keras_lora.disabled(base):
+        assert difference(before, outputs_of(base, x)) <= 1e-6
+    assert not same_bits(kept, values_of(base.trainable_variables))
+    assert not np.isfinite(outputs_of(base, x)).any()
 
 
 # 6. A path is the identity.
