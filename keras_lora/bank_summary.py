@@ -8,6 +8,7 @@ from keras_lora.bank_host import host_bytes
 from keras_lora.fingerprint import size_in_bytes
 from keras_lora.paths import own_variables, structural_paths
 from keras_lora.residency import Residency
+from keras_lora.summary import aligned
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,7 @@ class BankSummary:
             )
             for row in self.rows
         ]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True))
-            for row in cells
-        ]
-        lines.insert(1, "  ".join("-" * width for width in widths))
+        lines = aligned(cells)
         lines.append(
             f"one base + {len(self.rows)} adapters: "
             f"{megabytes(self.bank_bytes)} (base {megabytes(self.base_bytes)}, "

@@ -1,5 +1,6 @@
 """What an adapted model trains, as a table."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,17 @@ from keras_lora.methods import METHODS
 def count(variables: Any) -> int:
     """Number of values in some variables."""
     return sum(int(np.prod(variable.shape)) for variable in variables)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table whose first row is its head."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True))
+        for row in rows
+    ]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return lines
 
 
 @dataclass(frozen=True)
@@ -52,12 +64,7 @@ class Summary:
             (r.path, r.layer, r.method, r.size, f"{r.parameters:,}")
             for r in self.rows
         ]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True))
-            for row in cells
-        ]
-        lines.insert(1, "  ".join("-" * width for width in widths))
+        lines = aligned(cells)
         lines.append(
             f"trainable: {self.trainable:,} of {self.total:,} "
             f"({self.percent:.2f} %)"
