@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import pytest
 
 from tests.models import hub
@@ -67,6 +68,10 @@ def run_page(name, folder):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # One page replaces it, and what it shows is for no other test.
+    monkeypatch.setattr(
+        keras.backend, "clear_session", keras.backend.clear_session
+    )
     return tmp_path
 
 
