@@ -4,6 +4,7 @@ from typing import Any
 
 from keras import ops
 
+MIN_WIDTH_BY_ROW = 1024
 MAX_RANK_BY_ROW = 16
 
 
@@ -47,10 +48,11 @@ def trained_product(x: Any, w: Any, a: Any, b: Any, scale: float) -> Any:
 
 
 def gradient_of_a(x: Any, through_b: Any) -> Any:
-    """`x` transposed times `through_b`, by row of the batch and then added.
+    """`x` transposed times `through_b`; by row of the batch where `x` is wide.
 
-    XLA on a CPU takes three times as long for the one long product where `x`
-    is wide. Larger ranks would make the parts larger than `x`.
+    XLA on a CPU takes three times as long for one long product of a wide `x`;
+    of a narrow one the parts, and their sum, cost more than they save. Larger
+    ranks would make the parts larger than `x`.
 
     Args:
         x: Tensor (batch, ..., in).
@@ -60,7 +62,7 @@ def gradient_of_a(x: Any, through_b: Any) -> Any:
         Tensor (in, rank).
     """
     size_in, rank = x.shape[-1], through_b.shape[-1]
-    if rank > MAX_RANK_BY_ROW:
+    if size_in < MIN_WIDTH_BY_ROW or rank > MAX_RANK_BY_ROW:
         rows = ops.reshape(x, (-1, size_in))
         return ops.matmul(ops.transpose(rows), through_b)
     batch = ops.shape(x)[0]

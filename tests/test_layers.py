@@ -232,6 +232,11 @@ def trained_layers():
             (2, 3, 4),
         ),
         "dense 4-D": (keras_lora.LoRADense(5, rank=2), (2, 2, 3, 4)),
+        "dense, wide": (keras_lora.LoRADense(3, rank=2), (2, 3, 1024)),
+        "dense, wide and of a high rank": (
+            keras_lora.LoRADense(3, rank=17),
+            (2, 3, 1024),
+        ),
         "query": (
             keras_lora.LoRAEinsumDense(
                 "bld,dhk->blhk", (None, 3, 2), rank=2, bias_axes="hk"
