@@ -2,13 +2,14 @@
 
 Each run trains one method on one task and is written to the result file at
 once; what is there already is not run again. Each method has the learning
-rate that does best in validation (seed 0), and then three seeds at that rate.
+rate that does best in validation (seed 0) among rates on both sides of it, and
+then three seeds at that rate.
 
     python -m benchmarks.methods [--quick] [--minutes M] [--method NAME ...]
     python -m benchmarks.methods --table
 
-`--quick` trains on fewer texts, and tries fewer rates; its runs are kept apart
-from the others. `--minutes` starts no run after so many.
+`--quick` trains on fewer texts; its runs are kept apart from the others.
+`--minutes` starts no run after so many.
 """
 
 import argparse
@@ -37,7 +38,6 @@ from benchmarks.methods_list import (  # noqa: E402
     METHODS,
     QUICK,
     Plan,
-    rates_of,
 )
 from benchmarks.methods_table import tables  # noqa: E402
 from benchmarks.train_step import backend_version, machine  # noqa: E402
@@ -171,17 +171,27 @@ def file_bytes(model: Any, name: str) -> int:
         return path.stat().st_size
 
 
-def best_rate(
+def tried_rates(
+    runs: dict[str, Any], plan: Plan, task: str, name: str
+) -> dict[float, float]:
+    """The accuracy in validation at each rate that was tried (seed 0)."""
+    found = {
+        rate: runs.get(key(plan, task, name, rate, SEEDS[0]))
+        for rate in METHODS[name].rates
+    }
+    return {rate: run["validation"] for rate, run in found.items() if run}
+
+
+def next_rate(
     runs: dict[str, Any], plan: Plan, task: str, name: str
 ) -> float | None:
-    """The rate that does best in validation, once all were tried."""
-    tried = {
-        rate: runs.get(key(plan, task, name, rate, SEEDS[0]))
-        for rate in rates_of(name, plan)
-    }
-    if not all(tried.values()):
-        return None
-    return max(tried, key=lambda rate: tried[rate]["validation"])
+    """A rate to try: two in the middle, then each beside the best so far."""
+    rates, tried = METHODS[name].rates, tried_rates(runs, plan, task, name)
+    wanted = rates[1:3]
+    if all(rate in tried for rate in wanted):
+        best = rates.index(max(tried, key=tried.__getitem__))
+        wanted = rates[max(0, best - 1) : best + 2]
+    return next((rate for rate in wanted if rate not in tried), None)
 
 
 def key(plan: Plan, task: str, name: str, rate: float, seed: int) -> str:
@@ -193,16 +203,18 @@ def next_run(
     runs: dict[str, Any], plan: Plan, names: list[str]
 ) -> tuple[str, str, float, int] | None:
     """The first run that is missing: rates first, then seeds, task by task."""
-    for seed in SEEDS:
+    for task in TASKS:
+        for name in names:
+            rate = next_rate(runs, plan, task, name)
+            if rate is not None:
+                return task, name, rate, SEEDS[0]
+    for seed in SEEDS[1:]:
         for task in TASKS:
             for name in names:
-                rates = rates_of(name, plan)
-                if seed != SEEDS[0]:
-                    chosen = best_rate(runs, plan, task, name)
-                    rates = () if chosen is None else (chosen,)
-                for rate in rates:
-                    if key(plan, task, name, rate, seed) not in runs:
-                        return task, name, rate, seed
+                tried = tried_rates(runs, plan, task, name)
+                rate = max(tried, key=tried.__getitem__)
+                if key(plan, task, name, rate, seed) not in runs:
+                    return task, name, rate, seed
     return None
 
 

@@ -16,8 +16,9 @@ from keras_lora import (
     lora_plus,
 )
 
-LORA_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
-BOTTLENECK_RATES = (1e-3, 2e-3, 5e-3, 1e-2)
+LORA_RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
+LOW_RATES = (1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3)
+BOTTLENECK_RATES = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2)
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,15 @@ class Plan:
     Attributes:
         texts: Training texts at most; None for all.
         epochs: Passes over them.
-        rates: How many of a method's rates are tried, from its middle.
     """
 
     name: str
     texts: int | None
     epochs: int
-    rates: int
 
 
-QUICK = Plan("quick", 512, 2, 2)
-FULL = Plan("full", None, 3, 4)
+QUICK = Plan("quick", 512, 2)
+FULL = Plan("full", None, 3)
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,8 @@ class Method:
     Attributes:
         attach: Changes a base so that the right weights train; given the
             base and a few batches of training inputs.
-        rates: Learning rates to choose from.
+        rates: Learning rates to choose from, rising. The second and third
+            are tried first, then those beside the best so far.
         optimizer: Makes the optimizer of a schedule.
         mode: How the base is quantized first, if it is.
         keeps_base: Whether the base can be used again.
@@ -68,25 +68,27 @@ def injecting(config: Any, **options: Any) -> Callable[[Any, Any], Any]:
 METHODS: dict[str, Method] = {
     "full fine-tuning": Method(
         lambda base, batches: base,
-        (2e-5, 5e-5, 1e-4, 2e-4),
+        (2e-5, 5e-5, 1e-4, 2e-4, 4e-4),
         keeps_base=False,
     ),
     "lora": Method(injecting(LoRAConfig())),
     "rslora": Method(injecting(LoRAConfig(scale="rslora"))),
-    "svd": Method(injecting(LoRAConfig(init="svd"))),
+    # Where factors start large, a step moves their product further.
+    "svd": Method(injecting(LoRAConfig(init="svd")), LOW_RATES),
     "svd-minor": Method(injecting(LoRAConfig(init="svd-minor"))),
     "eva": Method(
         lambda base, batches: keras_lora.inject(
             base, LoRAConfig(init=EVA(batches, rho=2.0))
-        )
+        ),
+        LOW_RATES,
     ),
     "dora": Method(injecting(DoRAConfig())),
     "lora+": Method(
         injecting(LoRAConfig()),
-        (1e-4, 2.5e-4, 5e-4, 1e-3),
+        (1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3),
         lambda rate: lora_plus(keras.optimizers.Adam(rate), 16),
     ),
-    "ia3": Method(injecting(IA3Config()), (2e-3, 5e-3, 1e-2, 2e-2)),
+    "ia3": Method(injecting(IA3Config()), (2e-3, 5e-3, 1e-2, 2e-2, 4e-2)),
     "pfeiffer": Method(injecting(AdapterConfig()), BOTTLENECK_RATES),
     "houlsby": Method(
         injecting(AdapterConfig(placement="houlsby")), BOTTLENECK_RATES
@@ -105,10 +107,3 @@ METHODS: dict[str, Method] = {
         injecting(LoRAConfig()), mode="int4", keeps_base=False
     ),
 }
-
-
-def rates_of(name: str, plan: Plan) -> tuple[float, ...]:
-    """The rates to try: the middle ones where the plan has fewer."""
-    rates = METHODS[name].rates
-    start = (len(rates) - plan.rates + 1) // 2
-    return rates[start : start + plan.rates]

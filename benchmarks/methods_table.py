@@ -36,7 +36,7 @@ def tables(runs: Runs) -> str:
     plans = dict.fromkeys(tuple(run.split("/")[:2]) for run in runs)
     parts = [
         table(runs, *plan)
-        for table in (accuracy_table, steps_table)
+        for table in (accuracy_table, verdict, steps_table)
         for plan in plans
     ]
     return "\n\n".join(part for part in parts if part)
@@ -112,22 +112,74 @@ def steps_table(runs: Runs, plan: str, task: str) -> str:
     lines = [
         f"**{task}** ({plan}): steps until the training loss, a mean of 8 "
         "steps, is that at which plain LoRA ends, as a share of all steps; at "
-        "equal rates and seeds",
+        "equal seeds, each method at the rate that is best for it or all at "
+        "one",
         "",
         f"| rate | seed | {' | '.join(COMPARED)} |",
         f"|---|---|{'---|' * len(COMPARED)}",
     ]
+    plain = of_method(runs, plan, task, "lora")
+    if plain is None:
+        return ""
+    best = {
+        name: f"{found[0]:g}"
+        for name in COMPARED
+        if (found := of_method(runs, plan, task, name))
+    }
     lead = f"{plan}/{task}/lora/"
-    plain = sorted(run for run in runs if run.startswith(lead))
-    for run in plain:
+    rows = [
+        ("each its best", f"{plain[0]:g}", seed, best)
+        for seed in range(len(plain[1]))
+    ]
+    for run in sorted(run for run in runs if run.startswith(lead)):
         rate, seed = run.removeprefix(lead).split("/")
-        losses = runs[run]["losses"]
-        cells = []
-        for name in COMPARED:
-            other = runs.get(f"{plan}/{task}/{name}/{rate}/{seed}")
-            goal = smooth(losses)[-1]
-            reached = steps_to(other["losses"], goal) if other else None
-            share = f"{reached / len(losses):.2f}" if reached else "not reached"
-            cells.append(share if other else "")
-        lines.append(f"| {rate} | {seed} | {' | '.join(cells)} |")
-    return "\n".join(lines) if plain else ""
+        rows.append((rate, rate, int(seed), dict.fromkeys(COMPARED, rate)))
+    for label, rate, seed, of in rows:
+        others = {
+            name: runs.get(f"{plan}/{task}/{name}/{of[name]}/{seed}")
+            for name in of
+        }
+        if any(others.values()):
+            result = runs[f"{lead}{rate}/{seed}"]
+            cells = [share_of_steps(others.get(n), result) for n in COMPARED]
+            lines.append(f"| {label} | {seed} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def share_of_steps(other: Any, plain: Any) -> str:
+    """How soon a run had the loss with which another ended."""
+    if other is None:
+        return ""
+    reached = steps_to(other["losses"], smooth(plain["losses"])[-1])
+    return f"{reached / len(plain['losses']):.2f}" if reached else "not reached"
+
+
+def verdict(runs: Runs, plan: str, task: str) -> str:
+    """Which methods did better than plain LoRA, by more than seeds differ."""
+    probe = runs.get(f"{plan}/{task}/{PROBE}")
+    found = {
+        name: [result["test"] for result in method[1]]
+        for name in ORDER
+        if (method := of_method(runs, plan, task, name))
+    }
+    plain = found.pop("lora", None)
+    if plain is None or probe is None:
+        return ""
+    said = {
+        "above plain LoRA at every seed": [
+            name for name, tests in found.items() if min(tests) > max(plain)
+        ],
+        "below it at every seed": [
+            name for name, tests in found.items() if max(tests) < min(plain)
+        ],
+        "below the frozen probe on average": [
+            name
+            for name, tests in found.items()
+            if np.mean(tests) < probe["test"]
+        ],
+    }
+    words = [
+        f"- {what}: {', '.join(f'*{name}*' for name in names) or 'none'}"
+        for what, names in said.items()
+    ]
+    return "\n".join([f"**{task}** ({plan}), on held-out texts:", "", *words])

@@ -200,20 +200,21 @@ def tasks(result: dict[str, Any]) -> str:
 
 def methods(result: dict[str, Any]) -> str:
     """Every method on two tasks."""
-    texts = {name: plan["texts"] for name, plan in result["plans"].items()}
-    epochs = {name: plan["epochs"] for name, plan in result["plans"].items()}
+    names = dict.fromkeys(run.split("/")[0] for run in result["runs"])
     plans = "; ".join(
-        f"*{name}*: {texts[name] or 'all'} training texts, "
-        f"{epochs[name]} epochs"
-        for name in texts
+        f"*{name}*: {result['plans'][name]['texts'] or 'all'} training texts, "
+        f"{result['plans'][name]['epochs']} epochs"
+        for name in names
     )
     versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
     return "\n\n".join(
         [
             "## Methods",
             "The same base, texts, epochs and head for all; the learning rate "
-            "of each is the one that does best in validation, at seed 0. "
-            f"{plans}. A mean is over as many seeds as the table says. "
+            "of each is the one that does best in validation, at seed 0, among "
+            "up to five. "
+            f"{plans}. A mean is over as many seeds as the table says; `fit` "
+            "is the median, of one core each with two runs at a time. "
             f"`python -m benchmarks.methods` on {result['machine']}; "
             f"{versions}; backend {result['backend']}.",
             tables(result["runs"]),

@@ -29,6 +29,8 @@ STEPS = 4
 WORDS = 7
 # Keras compiles nothing here, but each example builds models.
 few = settings(max_examples=max(1, settings().max_examples // 8))
+# Here it does, for each example.
+fewer = settings(max_examples=max(1, settings().max_examples // 25))
 
 widths = st.integers(1, 6)
 activations = st.sampled_from(["linear", "tanh", "relu"])
@@ -193,7 +195,7 @@ def test_training_moves_the_adapter_alone(model, config, numbers):
     assert not same_bits(values_of(base.trainable_variables), trained)
 
 
-@few
+@fewer
 @given(model=models, config=configs, numbers=picks)
 def test_a_bank_gives_each_row_its_own_model_s_answer(model, config, numbers):
     base, x = build(model), rows(model)
