@@ -65,14 +65,15 @@ def accuracy_table(runs: Runs, plan: str, task: str) -> str:
         f"**{task}** ({plan})",
         "",
         "| method | rate | accuracy, mean (lowest to highest) | seeds | "
-        "trained weights | file | `fit` | base in memory |",
-        "|---|---|---|---|---|---|---|---|",
+        "trained weights | file | `fit` |",
+        "|---|---|---|---|---|---|---|",
     ]
+    bases: dict[float, list[str]] = {}
     probe = runs.get(f"{plan}/{task}/{PROBE}")
     if probe:
         lines.append(
             f"| {PROBE} | | {probe['test']:.3f} | 1 | "
-            f"{probe['parameters']:,} | | {probe['seconds']:.0f} s | |"
+            f"{probe['parameters']:,} | | {probe['seconds']:.0f} s |"
         )
     names = dict.fromkeys(
         run.split("/")[2] for run in runs if run.startswith(f"{plan}/{task}/")
@@ -88,10 +89,18 @@ def accuracy_table(runs: Runs, plan: str, task: str) -> str:
             f"| {name} | {rate:g} | {np.mean(tests):.3f} "
             f"({min(tests):.3f} to {max(tests):.3f}) | {len(tests)} | "
             f"{results[0]['parameters']:,} | "
-            f"{results[0]['file bytes'] / 1e3:,.0f} kB | {seconds:.0f} s | "
-            f"{results[0]['base bytes'][1] / 1e6:.1f} MB |"
+            f"{results[0]['file bytes'] / 1e3:,.0f} kB | {seconds:.0f} s |"
         )
-    return "\n".join(lines)
+        bases.setdefault(results[0]["base bytes"][1] / 1e6, []).append(name)
+    most = max(bases.values(), key=len, default=[])
+    sizes = [
+        f"{size:.1f} MB"
+        + ("" if names is most else f" with *{', '.join(names)}*")
+        for size, names in bases.items()
+    ]
+    return "\n".join(
+        [*lines, "", f"The base's weights in memory: {', '.join(sizes)}."]
+    )
 
 
 def smooth(losses: list[float]) -> Any:
