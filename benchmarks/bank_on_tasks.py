@@ -9,19 +9,16 @@ own model, and the accuracy on each task's test texts with the single model's.
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import numpy as np
 
-import numpy as np  # noqa: E402
-
-import keras_lora  # noqa: E402
-from app.base import Tokenizer, load_base  # noqa: E402
-from app.batches import predict_texts  # noqa: E402
-from app.predict import load_adapted  # noqa: E402
-from app.tasks import get_task  # noqa: E402
+import keras_lora
+from app.base import Tokenizer, load_base
+from app.batches import predict_texts
+from app.predict import load_adapted
+from app.tasks import get_task
 
 TASKS = (
     "movie-sentiment",

@@ -2,8 +2,8 @@
 
 Each run trains one method on one task and is written to the result file at
 once; what is there already is not run again. Each method has the learning
-rate that does best in validation (seed 0) among rates on both sides of it, and
-then three seeds at that rate.
+rate that does best in validation (seed 0), which is looked for upwards and
+downwards in the method's list, and then three seeds at that rate.
 
     python -m benchmarks.methods [--quick] [--minutes M] [--method NAME ...]
     python -m benchmarks.methods --table
@@ -15,32 +15,29 @@ then three seeds at that rate.
 import argparse
 import dataclasses
 import json
-import os
 import platform
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import keras
+import numpy as np
 
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
-
-import keras_lora  # noqa: E402
-from app.base import Tokenizer, load_base  # noqa: E402
-from app.baselines import frozen_probe  # noqa: E402
-from app.batches import TrainBatches, predict_texts  # noqa: E402
-from app.data import Split, Splits  # noqa: E402
-from app.tasks import get_task  # noqa: E402
-from benchmarks.methods_list import (  # noqa: E402
+import keras_lora
+from app.base import Tokenizer, load_base
+from app.baselines import frozen_probe
+from app.batches import TrainBatches, predict_texts
+from app.data import Split, Splits
+from app.tasks import get_task
+from benchmarks.methods_list import (
     FULL,
     METHODS,
     QUICK,
     Plan,
 )
-from benchmarks.methods_table import tables  # noqa: E402
-from benchmarks.train_step import backend_version, machine  # noqa: E402
+from benchmarks.methods_table import tables
+from benchmarks.train_step import backend_version, machine
 
 RESULTS = Path(__file__).parent / "results" / "methods.json"
 TASKS = ("tweet-sentiment", "product-sentiment")

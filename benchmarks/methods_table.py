@@ -28,7 +28,7 @@ COMPARED = ("svd", "svd-minor", "eva", "rslora", "dora", "lora+")
 
 
 def tables(runs: Runs) -> str:
-    """Accuracy on each task of each plan, and the steps that losses took.
+    """Accuracy, sizes and the steps that losses took, task by task.
 
     Args:
         runs: Results by `plan/task/method/rate/seed`.
@@ -36,8 +36,8 @@ def tables(runs: Runs) -> str:
     plans = dict.fromkeys(tuple(run.split("/")[:2]) for run in runs)
     parts = [
         table(runs, *plan)
-        for table in (accuracy_table, verdict, steps_table)
         for plan in plans
+        for table in (accuracy_table, sizes, verdict, steps_table)
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -68,7 +68,6 @@ def accuracy_table(runs: Runs, plan: str, task: str) -> str:
         "trained weights | file | `fit` |",
         "|---|---|---|---|---|---|---|",
     ]
-    bases: dict[float, list[str]] = {}
     probe = runs.get(f"{plan}/{task}/{PROBE}")
     if probe:
         lines.append(
@@ -91,16 +90,26 @@ def accuracy_table(runs: Runs, plan: str, task: str) -> str:
             f"{results[0]['parameters']:,} | "
             f"{results[0]['file bytes'] / 1e3:,.0f} kB | {seconds:.0f} s |"
         )
-        bases.setdefault(results[0]["base bytes"][1] / 1e6, []).append(name)
-    most = max(bases.values(), key=len, default=[])
-    sizes = [
-        f"{size:.1f} MB"
-        + ("" if names is most else f" with *{', '.join(names)}*")
-        for size, names in bases.items()
-    ]
-    return "\n".join(
-        [*lines, "", f"The base's weights in memory: {', '.join(sizes)}."]
+    return "\n".join(lines)
+
+
+def sizes(runs: Runs, plan: str, task: str) -> str:
+    """What the base's weights take in memory, as they are and quantized."""
+    lead = f"{plan}/{task}/"
+    found = {
+        run.split("/")[2]: [size / 1e6 for size in result["base bytes"]]
+        for run, result in runs.items()
+        if run.startswith(lead) and "base bytes" in result
+    }
+    if not found:
+        return ""
+    plain = next(iter(found.values()))[0]
+    smaller = "".join(
+        f", {after:.1f} MB for *{name}*"
+        for name, (before, after) in found.items()
+        if after < before
     )
+    return f"The base's weights take {plain:.1f} MB{smaller}."
 
 
 def smooth(losses: list[float]) -> Any:

@@ -11,25 +11,22 @@ adapter. Then 1,000 adapters over 16 slots with a skewed choice of names.
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import numpy as np
 
-import numpy as np  # noqa: E402
-
-import keras_lora  # noqa: E402
+import keras_lora
 from benchmarks.train_step import (
     add_settings,
     batch,
     build,
     describe,
     spread,
-)  # noqa: E402
+)
 
 FILES = 4
 """Different adapter files; more names than these share contents."""
