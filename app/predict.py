@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.fetch import FetchError
-from app.tasks import TASKS, Task, get_task
+from app.texts.fetch import FetchError
+from app.texts.tasks import TASKS, Task, get_task
 
 if TYPE_CHECKING:
     import keras
 
-    from app.base import Tokenizer
+    from app.texts.base import Tokenizer
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
             f"There is no adapter file {path}. "
             f"`python -m app.train {task.name}` makes one."
         )
-    from app.base import Tokenizer
+    from app.texts.base import Tokenizer
 
     model = load_adapted(path, task)
     for text, row in zip(
@@ -79,7 +79,7 @@ def load_adapted(path: Path, task: Task) -> "keras.Model":
     import keras
 
     import keras_lora
-    from app.base import load_base
+    from app.texts.base import load_base
 
     info = keras_lora.inspect_adapter(path)
     base = load_base()
@@ -98,7 +98,7 @@ def probabilities(
     model: "keras.Model", tokenizer: "Tokenizer", texts: Sequence[str]
 ) -> np.ndarray:
     """Probability of each label, (texts, labels)."""
-    from app.batches import predict_texts
+    from app.learn.batches import predict_texts
 
     logits = predict_texts(model, texts, tokenizer).astype("float64")
     powers = np.exp(logits - logits.max(-1, keepdims=True))

@@ -21,12 +21,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from app.fetch import FetchError
-from app.tasks import TASKS, Task, get_task
+from app.learn.shipped import RESULTS, SHIPPED
+from app.texts.fetch import FetchError
+from app.texts.tasks import TASKS, Task, get_task
 
 FOLDER = Path(__file__).parent / "adapters"
-RESULTS = "results.json"
-SHIPPED = tuple(name for name in TASKS if name != "news-topic")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +52,7 @@ def ship(task: Task, folder: Path) -> None:
     """Trains one task's adapter and writes its files."""
     from safetensors.numpy import save_file
 
-    from app.training import Settings, train_task
+    from app.learn.training import Settings, train_task
 
     settings = Settings()
     result = train_task(

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.fetch import FetchError
-from app.tasks import TASKS, get_task
+from app.texts.fetch import FetchError
+from app.texts.tasks import TASKS, get_task
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
     """Trains, and prints what comes out."""
     task = get_task(options.task)
     # Imported late, so that a mistyped task is told at once.
-    from app.training import Settings, train_task
+    from app.learn.training import Settings, train_task
 
     given = {
         name: value

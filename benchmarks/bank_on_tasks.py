@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 import keras_lora
-from app.base import Tokenizer, load_base
-from app.batches import predict_texts
+from app.learn.batches import predict_texts
 from app.predict import load_adapted
-from app.tasks import get_task
+from app.texts.base import Tokenizer, load_base
+from app.texts.tasks import get_task
 
 TASKS = (
     "movie-sentiment",

@@ -25,11 +25,11 @@ import keras
 import numpy as np
 
 import keras_lora
-from app.base import Tokenizer, load_base
-from app.baselines import frozen_probe
-from app.batches import TrainBatches, predict_texts
-from app.data import Split, Splits
-from app.tasks import get_task
+from app.learn.baselines import frozen_probe
+from app.learn.batches import TrainBatches, predict_texts
+from app.texts.base import Tokenizer, load_base
+from app.texts.data import Split, Splits
+from app.texts.tasks import get_task
 from benchmarks.methods_list import (
     FULL,
     METHODS,

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from playwright.sync_api import Page, sync_playwright
 
-from app.served import title_of
-from app.tasks import get_task
+from app.serve.served import title_of
+from app.texts.tasks import get_task
 from tests.browser import driving
 from tests.browser.conftest import FLAGS, server
 

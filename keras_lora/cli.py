@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from keras_lora.adapter_file import inspect_adapter
+from keras_lora.files.format import inspect_adapter
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,9 +44,9 @@ def merge_files(base: Path, file: Path, output: Path) -> str:
     """
     import keras
 
-    from keras_lora import surgery
-    from keras_lora.loading import load_adapter
-    from keras_lora.merge import merge
+    from keras_lora.files.load import load_adapter
+    from keras_lora.model import surgery
+    from keras_lora.rewrite.merge import merge
 
     if output.suffix != ".keras":
         raise ValueError(f"{output}: the output must end in .keras")

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lora import surgery
-from keras_lora.host import AdapterHost
+from keras_lora.methods.host import AdapterHost
+from keras_lora.model import surgery
 
 
 def hosts_of(model):

@@ -3,9 +3,10 @@
 import pandas as pd
 import streamlit as st
 
-from app import charts, picture, proofs, state
-from app.limits import MAX_RANK, MAX_UPLOAD_MEGABYTES
-from app.served import Served, methods_label, size_label
+from app.serve import proofs
+from app.serve.limits import MAX_RANK, MAX_UPLOAD_MEGABYTES
+from app.serve.served import Served, methods_label, size_label
+from app.views import charts, picture, state
 
 TEXTS = [
     "A slow start, but the last half hour is worth every minute.",

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from app import docs
+from app.views import docs
 
 CODE = """from keras_lora import AdapterBank, LoRAConfig, inject, save_adapter
 

@@ -3,10 +3,10 @@
 import pandas as pd
 import streamlit as st
 
-from app import charts, state
-from app.answers import Mixed
-from app.limits import MAX_ROWS, row_problems
-from keras_lora.problems import refuse
+from app.serve.answers import Mixed
+from app.serve.limits import MAX_ROWS, row_problems
+from app.views import charts, state
+from keras_lora.errors import refuse
 
 st.markdown(
     "Each row names its own adapter, and all rows go through the base "

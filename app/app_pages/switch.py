@@ -2,11 +2,11 @@
 
 import streamlit as st
 
-from app import charts, state
-from app.answers import Answer
-from app.base import MAX_TOKENS
-from app.limits import check_text
-from app.served import Served
+from app.serve.answers import Answer
+from app.serve.limits import check_text
+from app.serve.served import Served
+from app.texts.base import MAX_TOKENS
+from app.views import charts, state
 
 st.markdown(
     "One frozen base model answers every task. What a task learned is a small "

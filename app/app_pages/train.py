@@ -2,17 +2,18 @@
 
 import streamlit as st
 
-from app import estimate, state
-from app.csv_upload import read_labels, split_upload
-from app.data import Splits
-from app.fetch import FetchError
-from app.limits import MAX_BOTTLENECK, MAX_RANK, MAX_UPLOAD_MEGABYTES
-from app.run import Job
-from app.run_views import forget, show_outcome, watch
-from app.served import title_of
-from app.tasks import TASKS, get_task
-from app.trainer import MOST_HELD_OUT, Busy, smaller
-from app.training import Settings
+from app.learn import estimate
+from app.learn.training import Settings
+from app.serve.csv_upload import read_labels, split_upload
+from app.serve.job import Job
+from app.serve.limits import MAX_BOTTLENECK, MAX_RANK, MAX_UPLOAD_MEGABYTES
+from app.serve.served import title_of
+from app.serve.trainer import MOST_HELD_OUT, Busy, smaller
+from app.texts.data import Splits
+from app.texts.fetch import FetchError
+from app.texts.tasks import TASKS, get_task
+from app.views import state
+from app.views.run_views import forget, show_outcome, watch
 
 OWN = "Your own CSV"
 SIZES = (100, 300, 1000, 3000)

@@ -10,9 +10,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from app.base import Tokenizer
-from app.batches import predict_texts
-from app.data import Splits
+from app.learn.batches import predict_texts
+from app.texts.base import Tokenizer
+from app.texts.data import Splits
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
 """Values of `C` that the validation texts choose from."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from app.base import Tokenizer, pad, padded_length
+from app.texts.base import Tokenizer, pad, padded_length
 
 SORTED_BATCHES = 40
 """How many batches' worth of shuffled texts are sorted together."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from app.training import Settings
+from app.learn.training import Settings
 
 STEP_IN_FORWARDS = 2.3
 """One training step of the adapter, in forward passes of its batch."""

@@ -9,12 +9,12 @@ import keras
 import numpy as np
 
 import keras_lora
-from app.base import Tokenizer, load_base
-from app.baselines import Probe, bag_of_words, frozen_probe
-from app.batches import Batches, TrainBatches, predict_texts
-from app.data import Splits
-from app.fetch import Progress
-from app.tasks import Task
+from app.learn.baselines import Probe, bag_of_words, frozen_probe
+from app.learn.batches import Batches, TrainBatches, predict_texts
+from app.texts.base import Tokenizer, load_base
+from app.texts.data import Splits
+from app.texts.fetch import Progress
+from app.texts.tasks import Task
 
 BAG_OF_WORDS = "TF-IDF + logistic regression"
 FROZEN_FEATURES = "frozen features + logistic regression"

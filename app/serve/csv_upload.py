@@ -5,9 +5,9 @@ import io
 
 import numpy as np
 
-from app.data import Split, Splits, drop_duplicates, split
-from app.limits import MAX_CHARACTERS, MAX_CLASSES, MAX_CSV_BYTES
-from keras_lora.problems import refuse
+from app.serve.limits import MAX_CHARACTERS, MAX_CLASSES, MAX_CSV_BYTES
+from app.texts.data import Split, Splits, drop_duplicates, split
+from keras_lora.errors import refuse
 
 MAX_ROWS = 5_000
 FEWEST_ROWS = 40

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 import keras_lora
-from app.limits import (
+from app.serve.limits import (
     MAX_ADAPTER_BYTES,
     MAX_CLASSES,
     adapter_problems,
 )
-from app.served import Served
-from app.service import Service
-from app.tasks import TASKS
-from keras_lora.problems import refuse
+from app.serve.served import Served
+from app.serve.service import Service
+from app.texts.tasks import TASKS
+from keras_lora.errors import refuse
 
 MOST = 4
 """Adapters that one visitor may keep at a time."""

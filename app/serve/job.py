@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from app.data import Splits
-from app.training import Settings
+from app.learn.training import Settings
+from app.texts.data import Splits
 
 
 @dataclass(frozen=True)

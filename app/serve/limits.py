@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from keras_lora.problems import refuse, shorten
+from keras_lora.errors import refuse, shorten
 
 MAX_CHARACTERS = 5_000
 """Of one text. The base reads the first 128 tokens, some 600 characters."""

@@ -2,8 +2,8 @@
 
 import threading
 
-from app.service import Service, Source
-from app.trainer import Trainer
+from app.serve.service import Service, Source
+from app.serve.trainer import Trainer
 
 
 class Loading:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 import keras_lora
-from app.served import Served
-from app.service import Service
+from app.serve.served import Served
+from app.serve.service import Service
 
 _ONE_AT_A_TIME = threading.Lock()
 """A copy of the base is 90 MB; two visitors take turns."""

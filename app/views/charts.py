@@ -7,8 +7,8 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from app.picture import Cell
-from app.run import Point
+from app.serve.job import Point
+from app.views.picture import Cell
 
 INK = "#718096"
 """Of numbers in charts: to be read on a light and on a dark page."""

@@ -3,8 +3,9 @@
 import pandas as pd
 import streamlit as st
 
-from app import charts, estimate, state
-from app.run import Outcome, Run
+from app.learn import estimate
+from app.serve.job import Outcome, Run
+from app.views import charts, state
 
 
 @st.fragment(run_every=1.0)

@@ -2,13 +2,13 @@
 
 import streamlit as st
 
-from app import service as services
-from app.guests import Shelf
-from app.keras_state import keep_keras_state
-from app.loading import Loading
-from app.served import Served
-from app.service import Service
-from app.trainer import Trainer
+from app.serve import service as services
+from app.serve.guests import Shelf
+from app.serve.loading import Loading
+from app.serve.served import Served
+from app.serve.service import Service
+from app.serve.trainer import Trainer
+from app.views.keras_state import keep_keras_state
 
 
 @st.cache_resource(show_spinner=False)

@@ -11,19 +11,19 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lora.adapter_file import AdapterInfo, inspect_adapter, read_tensors
-from keras_lora.bank_watch import Unfit
-from keras_lora.fingerprint import differences
-from keras_lora.head_config import rebuild_head
-from keras_lora.head_fit import head_misfits, run_head
-from keras_lora.member import preview
-from keras_lora.methods import METHODS, Widths, misfits
-from keras_lora.paths import join
-from keras_lora.problems import refuse, shorten
-from keras_lora.record import HEAD
-from keras_lora.stack_kinds import STACKS, kind_of
-from keras_lora.stacks import Arrays, Kind
-from keras_lora.surgery import Layer
+from keras_lora.bank.head import head_misfits, run_head
+from keras_lora.bank.watch import Unfit
+from keras_lora.errors import refuse, shorten
+from keras_lora.files.format import AdapterInfo, inspect_adapter, read_tensors
+from keras_lora.files.head_config import rebuild_head
+from keras_lora.files.record import HEAD
+from keras_lora.methods.lora.stack import STACKS, kind_of
+from keras_lora.methods.method import METHODS, Widths, misfits
+from keras_lora.methods.stack import Arrays, Kind
+from keras_lora.model.fingerprint import differences
+from keras_lora.model.paths import join
+from keras_lora.model.surgery import Layer
+from keras_lora.rewrite.member import preview
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -207,8 +207,8 @@ def _misfits(info: AdapterInfo, base: Served) -> list[str]:
 
 def plain(layer: Layer) -> Layer:
     """A plain or served layer as it is without any adapters."""
-    from keras_lora import surgery
-    from keras_lora.bank_host import BankHost
+    from keras_lora.bank.host import BankHost
+    from keras_lora.model import surgery
 
     if isinstance(layer, BankHost):
         return surgery.view(layer, layer._host_class)

@@ -10,17 +10,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lora import surgery
-from keras_lora.bank_adapter import (
+from keras_lora.bank.adapter import (
     BankAdapter,
     Served,
     read_adapter,
     rows_of,
 )
-from keras_lora.bank_export import export
-from keras_lora.bank_folder import read_index, write_folder
-from keras_lora.bank_inputs import row_count, symbolic_inputs, with_ids
-from keras_lora.bank_plan import (
+from keras_lora.bank.batches import (
     Batch,
     Names,
     names_of_rows,
@@ -28,17 +24,21 @@ from keras_lora.bank_plan import (
     plan,
     spread,
 )
-from keras_lora.bank_probe import probe
-from keras_lora.bank_summary import BankSummary, summarize
-from keras_lora.checks import not_freezable, occupied, unbuilt
-from keras_lora.config import Targets
-from keras_lora.fingerprint import by_path, is_sampled, layer_digests
-from keras_lora.paths import structural_paths
-from keras_lora.problems import refuse
-from keras_lora.residency import Residency, declared_kinds
-from keras_lora.routing import Routed
-from keras_lora.surgery import Layer
-from keras_lora.validate import positive_int, wrong_targets
+from keras_lora.bank.export import export
+from keras_lora.bank.folder import read_index, write_folder
+from keras_lora.bank.inputs import row_count, symbolic_inputs, with_ids
+from keras_lora.bank.probe import probe
+from keras_lora.bank.routing import Routed
+from keras_lora.bank.slots import Residency, declared_kinds
+from keras_lora.bank.summary import BankSummary, summarize
+from keras_lora.errors import refuse
+from keras_lora.methods.lora.config import Targets
+from keras_lora.model import surgery
+from keras_lora.model.fingerprint import by_path, is_sampled, layer_digests
+from keras_lora.model.paths import structural_paths
+from keras_lora.model.surgery import Layer
+from keras_lora.rewrite.checks import not_freezable, occupied, unbuilt
+from keras_lora.settings import positive_int, wrong_targets
 
 LOG = logging.getLogger("keras_lora")
 SERVED = "it is served by an AdapterBank: `detach` the bank first"

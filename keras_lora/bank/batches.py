@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_lora.bank_adapter import BankAdapter, rows_of
+from keras_lora.bank.adapter import BankAdapter, rows_of
 
 Names = str | None | Sequence[str | None]
 

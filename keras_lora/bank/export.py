@@ -8,12 +8,12 @@ from typing import Any
 
 import keras
 
-from keras_lora import surgery
-from keras_lora.bank_adapter import BankAdapter
-from keras_lora.bank_inputs import with_ids
-from keras_lora.problems import refuse
-from keras_lora.routing import Routed, only
-from keras_lora.surgery import Layer
+from keras_lora.bank.adapter import BankAdapter
+from keras_lora.bank.inputs import with_ids
+from keras_lora.bank.routing import Routed, only
+from keras_lora.errors import refuse
+from keras_lora.model import surgery
+from keras_lora.model.surgery import Layer
 
 TABLE = "adapters.json"
 FEATURES = "features"

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from keras_lora.adapter_file import adapter_bytes, record_of, write_whole
-from keras_lora.bank_adapter import BankAdapter, wrong_name
-from keras_lora.problems import refuse
+from keras_lora.bank.adapter import BankAdapter, wrong_name
+from keras_lora.errors import refuse
+from keras_lora.files.format import adapter_bytes, record_of, write_whole
 
 INDEX = "bank.json"
 

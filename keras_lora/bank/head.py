@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_lora.surgery import Layer
+from keras_lora.model.surgery import Layer
 
 LENGTHS = (64, 512)
 """What an axis of unknown length is tried with: poolings need some."""

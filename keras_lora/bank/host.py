@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_lora import surgery
-from keras_lora.host import AdapterHost
-from keras_lora.layers import lora_class
-from keras_lora.routing import Switch, ids_in_force
-from keras_lora.stack_kinds import LORA, STACKS
-from keras_lora.stacks import Kind, Stack
-from keras_lora.surgery import Layer
+from keras_lora.bank.routing import Switch, ids_in_force
+from keras_lora.methods.host import AdapterHost
+from keras_lora.methods.lora.layers import lora_class
+from keras_lora.methods.lora.stack import LORA, STACKS
+from keras_lora.methods.stack import Kind, Stack
+from keras_lora.model import surgery
+from keras_lora.model.surgery import Layer
 
 
 class BankHost(AdapterHost):

@@ -5,9 +5,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lora import surgery
-from keras_lora.problems import refuse
-from keras_lora.surgery import Layer
+from keras_lora.errors import refuse
+from keras_lora.model import surgery
+from keras_lora.model.surgery import Layer
 
 IDS = "adapter_ids"
 

@@ -7,8 +7,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lora.bank_inputs import IDS, with_ids
-from keras_lora.bank_watch import (
+from keras_lora.bank.inputs import IDS, with_ids
+from keras_lora.bank.routing import Routed
+from keras_lora.bank.slots import Residency
+from keras_lora.bank.watch import (
     Call,
     Unfit,
     mixing_layer,
@@ -16,12 +18,10 @@ from keras_lora.bank_watch import (
     watch,
     without_rows,
 )
-from keras_lora.layers import lora_class
-from keras_lora.residency import Residency
-from keras_lora.routing import Routed
-from keras_lora.stack_kinds import LORA
-from keras_lora.stacks import Kind
-from keras_lora.surgery import Layer
+from keras_lora.methods.lora.layers import lora_class
+from keras_lora.methods.lora.stack import LORA
+from keras_lora.methods.stack import Kind
+from keras_lora.model.surgery import Layer
 
 LENGTHS = (8, 4, 2, 1, 16, 32, 64, 128, 224)
 """Sizes tried for axes that a base leaves open."""

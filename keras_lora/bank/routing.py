@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lora.surgery import Layer
+from keras_lora.model.surgery import Layer
 
 
 class _Scope(threading.local):

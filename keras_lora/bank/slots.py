@@ -3,15 +3,15 @@
 from collections import OrderedDict
 from typing import Any
 
-from keras_lora.bank_adapter import BankAdapter
-from keras_lora.bank_host import become_host, leave_bank
-from keras_lora.config import ALL_LINEAR, Targets
-from keras_lora.problems import refuse
-from keras_lora.routing import Switch
-from keras_lora.stack_kinds import LORA
-from keras_lora.stacks import Arrays, Kind, Stack
-from keras_lora.surgery import Layer
-from keras_lora.targets import lora_targets
+from keras_lora.bank.adapter import BankAdapter
+from keras_lora.bank.host import become_host, leave_bank
+from keras_lora.bank.routing import Switch
+from keras_lora.errors import refuse
+from keras_lora.methods.lora.config import ALL_LINEAR, Targets
+from keras_lora.methods.lora.stack import LORA
+from keras_lora.methods.stack import Arrays, Kind, Stack
+from keras_lora.model.surgery import Layer
+from keras_lora.targets.find import lora_targets
 
 
 class Residency:

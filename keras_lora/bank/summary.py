@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from keras_lora.bank_adapter import BankAdapter, megabytes, parameters
-from keras_lora.bank_host import host_bytes
-from keras_lora.fingerprint import size_in_bytes
-from keras_lora.paths import own_variables, structural_paths
-from keras_lora.residency import Residency
-from keras_lora.summary import aligned
+from keras_lora.bank.adapter import BankAdapter, megabytes, parameters
+from keras_lora.bank.host import host_bytes
+from keras_lora.bank.slots import Residency
+from keras_lora.model.fingerprint import size_in_bytes
+from keras_lora.model.paths import own_variables, structural_paths
+from keras_lora.rewrite.summary import aligned
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lora import surgery
-from keras_lora.surgery import Layer
+from keras_lora.model import surgery
+from keras_lora.model.surgery import Layer
 
 
 @dataclass(frozen=True)

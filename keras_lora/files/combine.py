@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from keras_lora.adapter_file import (
+from keras_lora.errors import refuse, shorten
+from keras_lora.files.format import (
     AdapterInfo,
     inspect_adapter,
     not_finite,
@@ -17,11 +18,10 @@ from keras_lora.adapter_file import (
     record_of,
     write_adapter,
 )
-from keras_lora.fingerprint import differences
-from keras_lora.paths import join
-from keras_lora.problems import refuse, shorten
-from keras_lora.record import HEAD
-from keras_lora.validate import positive_int, wrong_choice
+from keras_lora.files.record import HEAD
+from keras_lora.model.fingerprint import differences
+from keras_lora.model.paths import join
+from keras_lora.settings import positive_int, wrong_choice
 from keras_lora.version import __version__
 
 Array = np.ndarray

@@ -20,8 +20,8 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save
 
-from keras_lora.problems import printable, refuse, shorten
-from keras_lora.record import too_deep, wrong_record, wrong_tensors
+from keras_lora.errors import printable, refuse, shorten
+from keras_lora.files.record import too_deep, wrong_record, wrong_tensors
 
 FORMAT = 1
 METADATA_KEY = "keras_lora"
@@ -79,7 +79,7 @@ class AdapterInfo:
         Raises:
             ValueError: The file holds no head, or one that is malformed.
         """
-        from keras_lora.head_config import rebuild_head
+        from keras_lora.files.head_config import rebuild_head
 
         return rebuild_head(self, read_tensors(self))
 

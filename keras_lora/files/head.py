@@ -7,17 +7,17 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lora import surgery
-from keras_lora.head_config import layer_config
-from keras_lora.member import Base, member_of, members, membership
-from keras_lora.paths import (
+from keras_lora.files.head_config import layer_config
+from keras_lora.files.record import HEAD, MOST_HEAD_LAYERS
+from keras_lora.model import surgery
+from keras_lora.model.paths import (
     join,
     own_variables,
     sibling_names,
     structural_paths,
 )
-from keras_lora.record import HEAD, MOST_HEAD_LAYERS
-from keras_lora.surgery import Layer
+from keras_lora.model.surgery import Layer
+from keras_lora.rewrite.member import Base, member_of, members, membership
 
 
 @dataclass(frozen=True)

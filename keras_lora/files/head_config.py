@@ -8,12 +8,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lora import surgery
-from keras_lora.adapter_file import AdapterInfo
-from keras_lora.paths import join, own_variables
-from keras_lora.problems import LONGEST, printable, refuse
-from keras_lora.record import HEAD
-from keras_lora.surgery import Layer
+from keras_lora.errors import LONGEST, printable, refuse
+from keras_lora.files.format import AdapterInfo
+from keras_lora.files.record import HEAD
+from keras_lora.model import surgery
+from keras_lora.model.paths import join, own_variables
+from keras_lora.model.surgery import Layer
 
 PLAIN_LAYERS = (
     "Activation",

@@ -5,29 +5,29 @@ from typing import Any
 
 import numpy as np
 
-from keras_lora import surgery
-from keras_lora.adapter_file import (
+from keras_lora.errors import refuse, shorten
+from keras_lora.files.format import (
     AdapterInfo,
     inspect_adapter,
     read_tensors,
 )
-from keras_lora.checks import incomplete, served, switched_off
-from keras_lora.head import Head, find_head, find_root
-from keras_lora.head_config import differing
-from keras_lora.matching import find_base, find_misfits, owner, wrong_base
-from keras_lora.member import (
+from keras_lora.files.head import Head, find_head, find_root
+from keras_lora.files.head_config import differing
+from keras_lora.files.match import find_base, find_misfits, owner, wrong_base
+from keras_lora.files.record import HEAD, OUTSIDE
+from keras_lora.files.save import trained_variables
+from keras_lora.model import surgery
+from keras_lora.model.paths import join, own_variables, structural_paths
+from keras_lora.model.surgery import Layer
+from keras_lora.rewrite.checks import incomplete, served, switched_off
+from keras_lora.rewrite.inject import attach
+from keras_lora.rewrite.member import (
     hosts,
     leave_base,
     member_of,
     members,
     membership,
 )
-from keras_lora.paths import join, own_variables, structural_paths
-from keras_lora.problems import refuse, shorten
-from keras_lora.record import HEAD, OUTSIDE
-from keras_lora.rewrite import attach
-from keras_lora.saving import trained_variables
-from keras_lora.surgery import Layer
 
 
 def load_adapter(

@@ -3,15 +3,15 @@
 import keras
 import numpy as np
 
-from keras_lora import surgery
-from keras_lora.adapter_file import AdapterInfo
-from keras_lora.fingerprint import by_path, differences, layer_digests
-from keras_lora.head_config import differing
-from keras_lora.member import preview
-from keras_lora.methods import METHODS, misfits
-from keras_lora.paths import join, own_variables, structural_paths
-from keras_lora.problems import refuse, shorten
-from keras_lora.surgery import Layer
+from keras_lora.errors import refuse, shorten
+from keras_lora.files.format import AdapterInfo
+from keras_lora.files.head_config import differing
+from keras_lora.methods.method import METHODS, misfits
+from keras_lora.model import surgery
+from keras_lora.model.fingerprint import by_path, differences, layer_digests
+from keras_lora.model.paths import join, own_variables, structural_paths
+from keras_lora.model.surgery import Layer
+from keras_lora.rewrite.member import preview
 
 
 def find_base(model: Layer, info: AdapterInfo, what: str) -> dict[str, Layer]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from keras_lora.validate import positive_int, positive_number, share
+from keras_lora.settings import positive_int, positive_number, share
 
 HEAD = "@head"
 OUTSIDE = "@outside"

@@ -4,13 +4,12 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from keras_lora.adapter_file import (
+from keras_lora.errors import refuse
+from keras_lora.files.format import (
     not_finite,
     write_adapter,
 )
-from keras_lora.checks import incomplete, switched_off
-from keras_lora.fingerprint import by_path, differences, layer_digests
-from keras_lora.head import (
+from keras_lora.files.head import (
     Head,
     base_of,
     find_head,
@@ -18,17 +17,18 @@ from keras_lora.head import (
     named_head,
     to_numpy,
 )
-from keras_lora.member import (
+from keras_lora.files.record import OUTSIDE
+from keras_lora.model.fingerprint import by_path, differences, layer_digests
+from keras_lora.model.paths import join, own_variables, structural_paths
+from keras_lora.model.surgery import Layer
+from keras_lora.rewrite.checks import incomplete, switched_off
+from keras_lora.rewrite.member import (
     hosts,
     is_host,
     member_of,
     members,
     membership,
 )
-from keras_lora.paths import join, own_variables, structural_paths
-from keras_lora.problems import refuse
-from keras_lora.record import OUTSIDE
-from keras_lora.surgery import Layer
 from keras_lora.version import __version__
 
 

@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from keras_lora.config import LowRankConfig
-from keras_lora.host import Specs
-from keras_lora.layers import lora_class
-from keras_lora.lora import register
-from keras_lora.lora_dense import LoRADense, LoRAEinsumDense, Multiplied
-from keras_lora.surgery import Layer
+from keras_lora.methods.host import Specs
+from keras_lora.methods.lora.config import LowRankConfig
+from keras_lora.methods.lora.dense import LoRADense, LoRAEinsumDense, Multiplied
+from keras_lora.methods.lora.layers import lora_class
+from keras_lora.methods.lora.low_rank import register
+from keras_lora.model.surgery import Layer
 
 SHORTEST = 1e-12
 

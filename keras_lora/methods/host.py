@@ -4,8 +4,8 @@ from typing import Any, ClassVar
 
 import keras
 
-from keras_lora import surgery
-from keras_lora.problems import refuse
+from keras_lora.errors import refuse
+from keras_lora.model import surgery
 
 Specs = dict[str, tuple[tuple[int, ...], Any]]
 

@@ -5,13 +5,13 @@ from typing import Any, ClassVar
 
 from keras import ops
 
-from keras_lora.config import Blocks, Targets
-from keras_lora.dora import matching_class
-from keras_lora.host import Specs
-from keras_lora.lora_dense import LoRADense, LoRAEinsumDense, Multiplied
-from keras_lora.problems import refuse
-from keras_lora.surgery import Layer
-from keras_lora.validate import wrong_layers, wrong_targets
+from keras_lora.errors import refuse
+from keras_lora.methods.dora import matching_class
+from keras_lora.methods.host import Specs
+from keras_lora.methods.lora.config import Blocks, Targets
+from keras_lora.methods.lora.dense import LoRADense, LoRAEinsumDense, Multiplied
+from keras_lora.model.surgery import Layer
+from keras_lora.settings import wrong_layers, wrong_targets
 
 KEYS_VALUES_AND_WIDE = (
     r"(?:.*/)?(?:key|value|feedforward_intermediate_dense|ffw_gating(?:_\d+)?)"

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from keras_lora.bottleneck import Wrapped, unknown_activation
-from keras_lora.dora import dora_class
-from keras_lora.ia3 import rescaled_class
-from keras_lora.layers import lora_class
-from keras_lora.parallel import Beside, both_widths
-from keras_lora.relative import relative_class
-from keras_lora.surgery import Layer
-from keras_lora.widths import output_width
+from keras_lora.methods.bottleneck.layer import Wrapped, unknown_activation
+from keras_lora.methods.bottleneck.parallel import Beside, both_widths
+from keras_lora.methods.dora import dora_class
+from keras_lora.methods.ia3 import rescaled_class
+from keras_lora.methods.lora.layers import lora_class
+from keras_lora.methods.lora.pissa import relative_class
+from keras_lora.model.surgery import Layer
+from keras_lora.model.widths import output_width
 
 Settings = dict[str, Any]
 Widths = dict[str, int | str]

@@ -4,20 +4,20 @@ import functools
 from dataclasses import dataclass, field
 from typing import Any
 
-from keras_lora.adapter_config import AdapterConfig
-from keras_lora.blocks import in_blocks
-from keras_lora.checks import not_adaptable, quantized
-from keras_lora.config import (
+from keras_lora.methods.bottleneck.config import AdapterConfig
+from keras_lora.methods.ia3 import KEYS_VALUES_AND_WIDE, IA3Config
+from keras_lora.methods.lora.config import (
     LoRAConfig,
     LowRankConfig,
     pattern_matches,
 )
-from keras_lora.ia3 import KEYS_VALUES_AND_WIDE, IA3Config
-from keras_lora.methods import METHODS, Settings
-from keras_lora.paths import join
-from keras_lora.start import Start, start_of
-from keras_lora.surgery import Layer
-from keras_lora.targets import lora_targets, output_targets
+from keras_lora.methods.lora.init import Start, start_of
+from keras_lora.methods.method import METHODS, Settings
+from keras_lora.model.paths import join
+from keras_lora.model.surgery import Layer
+from keras_lora.rewrite.checks import not_adaptable, quantized
+from keras_lora.targets.blocks import in_blocks
+from keras_lora.targets.find import lora_targets, output_targets
 
 Config = LowRankConfig | IA3Config | AdapterConfig
 

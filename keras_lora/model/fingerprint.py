@@ -8,8 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lora.paths import join, own_variables
-from keras_lora.surgery import Layer
+from keras_lora.model.paths import join, own_variables
+from keras_lora.model.surgery import Layer
 
 WHOLE_BELOW = 1 << 30
 """Bytes up to which every value of a base is hashed."""

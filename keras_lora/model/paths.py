@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_lora.surgery import Layer, children, tracked_variables
+from keras_lora.model.surgery import Layer, children, tracked_variables
 
 
 def snake_case(name: str) -> str:

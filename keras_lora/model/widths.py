@@ -4,8 +4,8 @@ from typing import Any
 
 import keras
 
-from keras_lora import surgery
-from keras_lora.surgery import Layer
+from keras_lora.model import surgery
+from keras_lora.model.surgery import Layer
 
 
 def output_width(layer: Layer) -> int | str:

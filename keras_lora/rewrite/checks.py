@@ -5,12 +5,12 @@ from typing import Any
 
 import keras
 
-from keras_lora import surgery
-from keras_lora.host import AdapterHost
-from keras_lora.member import hosts, member_of, members, membership
-from keras_lora.paths import own_variables
-from keras_lora.problems import refuse, shorten
-from keras_lora.surgery import Layer
+from keras_lora.errors import refuse, shorten
+from keras_lora.methods.host import AdapterHost
+from keras_lora.model import surgery
+from keras_lora.model.paths import own_variables
+from keras_lora.model.surgery import Layer
+from keras_lora.rewrite.member import hosts, member_of, members, membership
 
 
 def unbuilt(layers: dict[str, Layer]) -> list[str]:

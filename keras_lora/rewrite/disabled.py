@@ -7,11 +7,11 @@ from typing import Any
 
 from keras import ops
 
-from keras_lora.checks import incomplete, without_originals
-from keras_lora.member import is_host, member_of, members
-from keras_lora.paths import own_variables
-from keras_lora.problems import refuse
-from keras_lora.surgery import Layer
+from keras_lora.errors import refuse
+from keras_lora.model.paths import own_variables
+from keras_lora.model.surgery import Layer
+from keras_lora.rewrite.checks import incomplete, without_originals
+from keras_lora.rewrite.member import is_host, member_of, members
 
 _SWITCH = threading.RLock()
 HARMLESS = 2.0**-10

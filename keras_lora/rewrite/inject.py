@@ -7,8 +7,16 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lora import surgery
-from keras_lora.checks import (
+from keras_lora.errors import refuse
+from keras_lora.methods.lora.config import Targets
+from keras_lora.methods.lora.init import Fill
+from keras_lora.methods.method import Settings
+from keras_lora.methods.plan import Config, plan
+from keras_lora.model import surgery
+from keras_lora.model.fingerprint import is_sampled, layer_digests
+from keras_lora.model.paths import own_variables, structural_paths
+from keras_lora.model.surgery import Layer
+from keras_lora.rewrite.checks import (
     incomplete,
     not_freezable,
     occupied,
@@ -16,9 +24,7 @@ from keras_lora.checks import (
     unbuilt,
     without_originals,
 )
-from keras_lora.config import Targets
-from keras_lora.fingerprint import is_sampled, layer_digests
-from keras_lora.member import (
+from keras_lora.rewrite.member import (
     Base,
     everyone,
     join_base,
@@ -27,13 +33,7 @@ from keras_lora.member import (
     members,
     membership,
 )
-from keras_lora.methods import Settings
-from keras_lora.paths import own_variables, structural_paths
-from keras_lora.plan import Config, plan
-from keras_lora.problems import refuse
-from keras_lora.start import Fill
-from keras_lora.surgery import Layer
-from keras_lora.targets import trained_paths
+from keras_lora.targets.find import trained_paths
 
 
 def inject(model: Any, config: Config, *, train: Targets = ()) -> Any:

@@ -14,13 +14,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lora import surgery
-from keras_lora.fingerprint import layer_digests
-from keras_lora.host import AdapterHost
-from keras_lora.methods import METHODS, Settings
-from keras_lora.paths import join, own_variables, structural_paths
-from keras_lora.problems import refuse
-from keras_lora.surgery import Layer
+from keras_lora.errors import refuse
+from keras_lora.methods.host import AdapterHost
+from keras_lora.methods.method import METHODS, Settings
+from keras_lora.model import surgery
+from keras_lora.model.fingerprint import layer_digests
+from keras_lora.model.paths import join, own_variables, structural_paths
+from keras_lora.model.surgery import Layer
 
 
 @dataclass(frozen=True)

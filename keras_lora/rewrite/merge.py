@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_lora import surgery
-from keras_lora.checks import incomplete, switched_off
-from keras_lora.member import everyone, hosts, leave_base, members
-from keras_lora.problems import refuse
+from keras_lora.errors import refuse
+from keras_lora.model import surgery
+from keras_lora.rewrite.checks import incomplete, switched_off
+from keras_lora.rewrite.member import everyone, hosts, leave_base, members
 
 
 def merge(model: Any) -> Any:

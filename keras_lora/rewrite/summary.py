@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_lora import surgery
-from keras_lora.checks import hosts_or_refuse
-from keras_lora.member import members
-from keras_lora.methods import METHODS
+from keras_lora.methods.method import METHODS
+from keras_lora.model import surgery
+from keras_lora.rewrite.checks import hosts_or_refuse
+from keras_lora.rewrite.member import members
 
 
 def count(variables: Any) -> int:

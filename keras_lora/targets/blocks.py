@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from keras_lora import surgery
-from keras_lora.config import Blocks
-from keras_lora.problems import shorten
-from keras_lora.surgery import Layer
+from keras_lora.errors import shorten
+from keras_lora.methods.lora.config import Blocks
+from keras_lora.model import surgery
+from keras_lora.model.surgery import Layer
 
 
 def in_blocks(

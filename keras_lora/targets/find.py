@@ -5,19 +5,19 @@ from collections.abc import Callable
 
 import keras
 
-from keras_lora.checks import unbuilt
-from keras_lora.config import (
+from keras_lora.errors import refuse, shorten
+from keras_lora.methods.lora.config import (
     ALL_LINEAR,
     Targets,
     matches,
     select,
 )
-from keras_lora.layers import LINEAR, lora_class
-from keras_lora.paths import structural_paths
-from keras_lora.placements import PLACEMENTS
-from keras_lora.problems import refuse, shorten
-from keras_lora.surgery import Layer
-from keras_lora.validate import wrong_targets
+from keras_lora.methods.lora.layers import LINEAR, lora_class
+from keras_lora.model.paths import structural_paths
+from keras_lora.model.surgery import Layer
+from keras_lora.rewrite.checks import unbuilt
+from keras_lora.settings import wrong_targets
+from keras_lora.targets.placements import PLACEMENTS
 
 
 def find_targets(model: Layer, targets: Targets = ALL_LINEAR) -> list[str]:

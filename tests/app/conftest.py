@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.packages import Package
+from app.texts.packages import Package
 
 
 class FakeIndex:
@@ -60,7 +60,7 @@ def index(tmp_path):
 @pytest.fixture(scope="session")
 def tiny_service(tiny_folder):
     """The demo's service on a small random base, made once."""
-    from app.service import Service
+    from app.serve.service import Service
     from tests.app.tiny import tiny_source
 
     return Service.start(tiny_source(tiny_folder))

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from app.baselines import bag_of_words, frozen_probe
-from app.batches import predict_texts
-from app.data import Split, split
+from app.learn.baselines import bag_of_words, frozen_probe
+from app.learn.batches import predict_texts
+from app.texts.data import Split, split
 from tests.models import set_random
 
 WORDS = ["fine", "grand", "dull", "poor", "odd", "green", "slow", "quick"]

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from app.base import pad
-from app.batches import Batches, TrainBatches, predict_texts
+from app.learn.batches import Batches, TrainBatches, predict_texts
+from app.texts.base import pad
 
 
 class CountingTokenizer:

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from app import fetch, predict, train
-from app.tasks import get_task
+from app import predict, train
+from app.texts import fetch
+from app.texts.tasks import get_task
 
 
 @pytest.mark.parametrize("command", [train.main, predict.main])

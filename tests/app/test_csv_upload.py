@@ -2,9 +2,9 @@
 
 import pytest
 
-from app import csv_upload
-from app.csv_upload import read_csv, read_labels, split_upload
-from app.limits import MAX_CSV_BYTES
+from app.serve import csv_upload
+from app.serve.csv_upload import read_csv, read_labels, split_upload
+from app.serve.limits import MAX_CSV_BYTES
 from tests.app.tiny import csv_bytes
 
 

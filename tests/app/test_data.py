@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from app import data, tasks
-from app.data import Split
+from app.texts import data, tasks
+from app.texts.data import Split
 
 
 def corpus(n=200, classes=3):

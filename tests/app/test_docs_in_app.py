@@ -3,7 +3,7 @@
 import re
 from xml.etree import ElementTree
 
-from app import docs
+from app.views import docs
 
 
 def test_every_page_that_is_listed_is_there_and_has_a_heading():

@@ -3,8 +3,8 @@
 import pytest
 
 import keras_lora
-from app import estimate
-from app.training import Settings, adapted_model
+from app.learn import estimate
+from app.learn.training import Settings, adapted_model
 from tests.app.tiny import WIDTH, tiny_base
 
 

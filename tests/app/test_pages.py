@@ -7,14 +7,15 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from app import service as services
-from app import state, tasks
-from app.csv_upload import read_labels, split_upload
-from app.fetch import FetchError
-from app.guests import Shelf
+from app.serve import service as services
+from app.serve.csv_upload import read_labels, split_upload
+from app.serve.guests import Shelf
+from app.texts import tasks
+from app.texts.fetch import FetchError
+from app.views import state
 from tests.app.tiny import adapter, csv_bytes, tiny_source
 
-SCRIPT = str(Path(services.__file__).parent / "streamlit_app.py")
+SCRIPT = str(Path(services.__file__).parents[1] / "streamlit_app.py")
 PAGES = ("switch", "mixed", "train", "adapters", "how")
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 
 import keras_lora
-from app import picture, proofs
-from app.guests import Shelf
+from app.serve import proofs
+from app.serve.guests import Shelf
+from app.views import picture
 from tests.app.tiny import adapter, tiny_base
 
 TEXTS = ["one text", "and another one"]

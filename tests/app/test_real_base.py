@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 import keras_lora
-from app import base as module
-from app import data, packages, predict, tasks, training
-from app.fetch import FetchError
+from app import predict
+from app.learn import training
+from app.texts import base as module
+from app.texts import data, packages, tasks
+from app.texts.fetch import FetchError
 
 pytestmark = pytest.mark.real_base
 

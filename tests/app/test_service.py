@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import keras_lora
-from app.service import Service
+from app.serve.service import Service
 from tests.app.tiny import TinyTokenizer, tiny_base
 from tests.app.tiny import tiny_source as source_of
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 import keras_lora
-from app.csv_upload import read_labels, split_upload
-from app.guests import Shelf
-from app.run import Job
-from app.service import Source
-from app.trainer import MOST_HELD_OUT, Busy, Trainer, smaller
-from app.training import BAG_OF_WORDS, FROZEN_FEATURES, Settings
+from app.learn.training import BAG_OF_WORDS, FROZEN_FEATURES, Settings
+from app.serve.csv_upload import read_labels, split_upload
+from app.serve.guests import Shelf
+from app.serve.job import Job
+from app.serve.service import Source
+from app.serve.trainer import MOST_HELD_OUT, Busy, Trainer, smaller
 from tests.app.tiny import TinyTokenizer, csv_bytes, tiny_base, tiny_source
 
 PATIENCE = 120

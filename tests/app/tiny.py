@@ -8,10 +8,10 @@ import numpy as np
 from safetensors.numpy import save_file
 
 import keras_lora
-from app.base import MAX_TOKENS, build_base, pad
-from app.service import Source
-from app.ship import SHIPPED
-from app.tasks import get_task
+from app.learn.shipped import SHIPPED
+from app.serve.service import Source
+from app.texts.base import MAX_TOKENS, build_base, pad
+from app.texts.tasks import get_task
 
 WIDTH = 32
 VOCABULARY = 300

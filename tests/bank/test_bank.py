@@ -10,8 +10,9 @@ import pytest
 from keras import layers
 
 import keras_lora
-from keras_lora import AdapterBank, surgery
-from keras_lora.adapter_file import write_adapter
+from keras_lora import AdapterBank
+from keras_lora.files.format import write_adapter
+from keras_lora.model import surgery
 from tests.banks import (
     WIDTH,
     assert_rows,
@@ -38,7 +39,7 @@ from tests.models import (
     tokens,
     values_of,
 )
-from tests.test_every_model import Facts
+from tests.rewrite.test_every_model import Facts
 
 TORCH = keras.backend.backend() == "torch"
 
@@ -556,7 +557,7 @@ def test_a_head_that_does_not_fit_the_output_is_refused(tmp_path):
 
 def broken(path, change):
     """Writes an adapter file anew with changed tensors and record."""
-    from keras_lora.adapter_file import inspect_adapter, read_tensors, record_of
+    from keras_lora.files.format import inspect_adapter, read_tensors, record_of
 
     info = inspect_adapter(path)
     tensors, record = dict(read_tensors(info)), record_of(info)
@@ -656,7 +657,7 @@ class Failing(RuntimeError):
 
 def failing_write(monkeypatch, at):
     """Makes the `at`th write to a slot from now on fail."""
-    from keras_lora.stacks import Stack
+    from keras_lora.methods.stack import Stack
 
     write, count = Stack.write, [0]
 

@@ -13,7 +13,10 @@ import pytest
 from keras import layers
 
 import keras_lora
-from keras_lora import AdapterBank, adapter_file, bank_folder
+from keras_lora import AdapterBank
+from keras_lora.bank import folder as bank_folder
+from keras_lora.files import format as adapter_file
+from tests.bank.test_bank import Failing, refused
 from tests.banks import (
     assert_rows,
     bottleneck,
@@ -29,8 +32,7 @@ from tests.banks import (
     served,
 )
 from tests.models import set_random
-from tests.test_bank import Failing, refused
-from tests.test_every_model import Facts
+from tests.rewrite.test_every_model import Facts
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 on_tensorflow = pytest.mark.skipif(

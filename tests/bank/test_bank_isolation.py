@@ -6,6 +6,7 @@ import pytest
 from keras import layers, ops
 
 from keras_lora import AdapterBank
+from tests.bank.test_bank import feeds_of
 from tests.banks import (
     WIDTH,
     assert_rows,
@@ -22,8 +23,7 @@ from tests.banks import (
     served,
 )
 from tests.models import set_random
-from tests.test_bank import feeds_of
-from tests.test_every_model import Facts
+from tests.rewrite.test_every_model import Facts
 
 TORCH = keras.backend.backend() == "torch"
 

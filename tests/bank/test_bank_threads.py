@@ -10,7 +10,7 @@ import pytest
 
 import keras_lora
 from benchmarks.soak import Soak
-from keras_lora.bank_adapter import BankAdapter
+from keras_lora.bank.adapter import BankAdapter
 from tests.banks import (
     assert_rows,
     call,

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from streamlit.web import cli
 
-from app import service
+from app.serve import service
 
-SCRIPT = Path(service.__file__).parent / "streamlit_app.py"
+SCRIPT = Path(service.__file__).parents[1] / "streamlit_app.py"
 
 if __name__ == "__main__":
     port, *folder = sys.argv[1:]

@@ -1,6 +1,6 @@
 """Saves in a process that is killed at every step; run by test_crashes.py.
 
-    KERAS_BACKEND=numpy python -m tests.crashing FOLDER [EVERY]
+    KERAS_BACKEND=numpy python -m tests.files.crashing FOLDER [EVERY]
 
 The backend computes on the caller's thread only, so that the process may fork:
 each fork saves once and kills itself, without any clean-up, at one of the
@@ -21,7 +21,8 @@ import numpy as np
 from keras import layers
 
 import keras_lora
-from keras_lora import adapter_file, bank_folder
+from keras_lora.bank import folder as bank_folder
+from keras_lora.files import format as adapter_file
 
 CHUNK = 500
 WRITERS = {

@@ -1,6 +1,6 @@
 """A `fit` that is killed in its third epoch; run by test_crashes.py.
 
-python -m tests.killed_fit FOLDER METHOD kill
+python -m tests.files.killed_fit FOLDER METHOD kill
 """
 
 import os

@@ -13,7 +13,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import keras_lora
-from keras_lora import AdapterConfig, LoRAConfig, adapter_file
+from keras_lora import AdapterConfig, LoRAConfig
+from keras_lora.files import format as adapter_file
 from tests.helpers import fill, normal, numpy_of
 
 BACKEND = keras.backend.backend()

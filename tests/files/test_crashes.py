@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.killed_fit import METHODS, trained
+from tests.files.killed_fit import METHODS, trained
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 EVERY = int(os.environ.get("CRASH_EVERY", "9"))
@@ -31,7 +31,9 @@ def run(module, *arguments, **environment):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes do not fork")
 def test_a_killed_save_leaves_the_old_or_the_new_whole(tmp_path):
     """And a full disk or a closed folder is refused in words."""
-    process = run("tests.crashing", tmp_path, EVERY, KERAS_BACKEND="numpy")
+    process = run(
+        "tests.files.crashing", tmp_path, EVERY, KERAS_BACKEND="numpy"
+    )
     output, errors = process.communicate()
     assert process.returncode == 0, errors[-3000:]
     found = json.loads(output.splitlines()[-1])
@@ -47,7 +49,7 @@ def test_a_killed_save_leaves_the_old_or_the_new_whole(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="no such signal")
 def test_a_killed_fit_goes_on_to_the_same_weights(tmp_path):
     runs = {
-        method: run("tests.killed_fit", tmp_path / method, method, "kill")
+        method: run("tests.files.killed_fit", tmp_path / method, method, "kill")
         for method in METHODS
     }
     whole = {method: trained(method, None) for method in METHODS}

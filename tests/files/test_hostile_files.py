@@ -21,7 +21,8 @@ from keras import layers
 import keras_lora
 from benchmarks import arena as arenas
 from benchmarks import hostile, odd_parts
-from keras_lora import AdapterConfig, LoRAConfig, adapter_file
+from keras_lora import AdapterConfig, LoRAConfig
+from keras_lora.files import format as adapter_file
 from tests.helpers import fill, normal, numpy_of, state
 
 # Forged numbers overflow on the way; what comes of them is looked at.

@@ -6,8 +6,8 @@ import pytest
 from keras import ops
 
 import keras_lora
-from keras_lora import surgery
-from keras_lora.layers import lora_class
+from keras_lora.methods.lora.layers import lora_class
+from keras_lora.model import surgery
 from tests.helpers import fill, gradients, normal, numpy_of
 
 BACKEND = keras.backend.backend()

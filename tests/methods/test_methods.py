@@ -7,6 +7,7 @@ from keras import layers
 
 import keras_lora
 from keras_lora import EVA, AdapterConfig, DoRAConfig, IA3Config, LoRAConfig
+from tests.bank.test_bank_models import EQUATIONS, check_mixed, twice, two_tasks
 from tests.banks import assert_rows, call, make_task, served
 from tests.elsewhere import outputs_of_saved_adapter
 from tests.helpers import gradients, numpy_of
@@ -24,8 +25,7 @@ from tests.models import (
     to_tensors,
     values_of,
 )
-from tests.test_bank_models import EQUATIONS, check_mixed, twice, two_tasks
-from tests.test_every_model import Adapted, Facts
+from tests.rewrite.test_every_model import Adapted, Facts
 
 METHODS = {
     "rslora": lambda kind: LoRAConfig(3, 4, targets=kind.lora, scale="rslora"),

@@ -9,7 +9,7 @@ from keras import layers
 
 import keras_lora
 from keras_lora import EVA, LoRAConfig
-from keras_lora.spectrum import leading, least
+from keras_lora.methods.lora.spectrum import leading, least
 from tests.banks import call, off, served
 from tests.helpers import normal, numpy_of, state
 from tests.models import (

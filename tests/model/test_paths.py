@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
 
-from keras_lora.paths import (
+from keras_lora.model.paths import (
     join,
     own_variables,
     sibling_names,
     snake_case,
     structural_paths,
 )
-from keras_lora.surgery import every_layer
+from keras_lora.model.surgery import every_layer
 
 
 def paths(model):

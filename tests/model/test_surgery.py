@@ -16,7 +16,7 @@ from keras import layers
 from keras.src.models.functional import Functional
 from keras.src.utils.tracking import Tracker
 
-from keras_lora import surgery
+from keras_lora.model import surgery
 from tests.helpers import normal, numpy_of
 
 
@@ -93,7 +93,7 @@ def privates_in(file):
 def test_every_private_of_keras_is_in_the_table_and_in_one_file():
     mine = Path(surgery.__file__)
     assert privates_in(mine) == set(PRIVATES)
-    for file in mine.parent.glob("*.py"):
+    for file in mine.parents[1].rglob("*.py"):
         text = file.read_text("utf-8")
         if file != mine:
             assert "keras.src" not in text, file.name

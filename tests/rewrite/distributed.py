@@ -1,6 +1,6 @@
 """Training on two devices of one machine; run by test_distribution.py.
 
-    python -m tests.distributed mirrored|data|model FOLDER
+    python -m tests.rewrite.distributed mirrored|data|model FOLDER
 
 Prints what was found as JSON. JAX needs to be told of two devices:
 XLA_FLAGS=--xla_force_host_platform_device_count=2.

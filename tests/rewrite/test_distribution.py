@@ -11,7 +11,7 @@ import pytest
 BACKEND = keras.backend.backend()
 WAYS = {"tensorflow": ["mirrored"], "jax": ["data", "model"]}
 SPLIT = {
-    # By the rules of tests/distributed.py, on a mesh of two.
+    # By the rules of tests/rewrite/distributed.py, on a mesh of two.
     "stem/kernel": [6, 4],
     "stem/bias": [4],
     "stem/lora_b": [2, 4],
@@ -23,7 +23,7 @@ SPLIT = {
 @pytest.mark.parametrize("way", WAYS.get(BACKEND, []))
 def test_two_devices_train_what_one_does(way, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "tests.distributed", way, str(tmp_path)],
+        [sys.executable, "-m", "tests.rewrite.distributed", way, str(tmp_path)],
         capture_output=True,
         text=True,
         env={

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from keras_lora.config import Blocks, Targets
-from keras_lora.placements import PLACEMENTS
-from keras_lora.problems import refuse
-from keras_lora.validate import (
+from keras_lora.errors import refuse
+from keras_lora.methods.lora.config import Blocks, Targets
+from keras_lora.settings import (
     positive_int,
     positive_number,
     share,
@@ -14,6 +13,7 @@ from keras_lora.validate import (
     wrong_layers,
     wrong_targets,
 )
+from keras_lora.targets.placements import PLACEMENTS
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from keras_lora import surgery
-from keras_lora.adapter_config import AdapterConfig
-from keras_lora.host import AdapterHost, Specs
-from keras_lora.problems import refuse
+from keras_lora.errors import refuse
+from keras_lora.methods.bottleneck.config import AdapterConfig
+from keras_lora.methods.host import AdapterHost, Specs
+from keras_lora.model import surgery
 
 
 class Bottleneck(AdapterHost):

@@ -4,11 +4,11 @@ from typing import Any
 
 from keras import ops
 
-from keras_lora import surgery
-from keras_lora.bottleneck import Wrapped
-from keras_lora.host import Specs
-from keras_lora.surgery import Layer
-from keras_lora.widths import input_width, output_width
+from keras_lora.methods.bottleneck.layer import Wrapped
+from keras_lora.methods.host import Specs
+from keras_lora.model import surgery
+from keras_lora.model.surgery import Layer
+from keras_lora.model.widths import input_width, output_width
 
 
 class Beside(Wrapped):

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from keras_lora.problems import refuse
-from keras_lora.start import Start, start_of, wrong_init
-from keras_lora.validate import (
+from keras_lora.errors import refuse
+from keras_lora.methods.lora.init import Start, start_of, wrong_init
+from keras_lora.settings import (
     positive_int,
     positive_number,
     share,

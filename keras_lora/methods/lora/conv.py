@@ -6,8 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lora import surgery
-from keras_lora.lora import ByHand, LowRank, register
+from keras_lora.methods.lora.low_rank import ByHand, LowRank, register
+from keras_lora.model import surgery
 
 
 class Convolved(LowRank):

@@ -6,10 +6,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lora import surgery
-from keras_lora.einsum import Split, split_equation
-from keras_lora.lora import ByHand, LowRank, register
-from keras_lora.product import trained_product
+from keras_lora.methods.lora.einsum import Split, split_equation
+from keras_lora.methods.lora.low_rank import ByHand, LowRank, register
+from keras_lora.methods.lora.product import trained_product
+from keras_lora.model import surgery
 
 
 class Multiplied(LowRank):

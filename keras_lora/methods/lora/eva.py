@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_lora import surgery
-from keras_lora.layers import lora_class
-from keras_lora.lora_dense import Multiplied
-from keras_lora.problems import refuse
-from keras_lora.spectrum import leading
-from keras_lora.start import Fill, Settings, Start
-from keras_lora.surgery import Layer
-from keras_lora.validate import positive_number
+from keras_lora.errors import refuse
+from keras_lora.methods.lora.dense import Multiplied
+from keras_lora.methods.lora.init import Fill, Settings, Start
+from keras_lora.methods.lora.layers import lora_class
+from keras_lora.methods.lora.spectrum import leading
+from keras_lora.model import surgery
+from keras_lora.model.surgery import Layer
+from keras_lora.settings import positive_number
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from keras import ops
 
-from keras_lora.spectrum import leading, least
-from keras_lora.surgery import Layer
+from keras_lora.methods.lora.spectrum import leading, least
+from keras_lora.model.surgery import Layer
 
 LOG = logging.getLogger("keras_lora")
 Settings = dict[str, Any]

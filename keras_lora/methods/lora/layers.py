@@ -4,10 +4,13 @@ from typing import Any
 
 import keras
 
-from keras_lora.host import AdapterHost
-from keras_lora.lora_conv import LoRAConv1D, LoRAConv2D, LoRAConv3D
-from keras_lora.lora_dense import LoRADense, LoRAEinsumDense
-from keras_lora.lora_embedding import LoRAEmbedding, LoRAReversibleEmbedding
+from keras_lora.methods.host import AdapterHost
+from keras_lora.methods.lora.conv import LoRAConv1D, LoRAConv2D, LoRAConv3D
+from keras_lora.methods.lora.dense import LoRADense, LoRAEinsumDense
+from keras_lora.methods.lora.embedding import (
+    LoRAEmbedding,
+    LoRAReversibleEmbedding,
+)
 
 LORA_LAYERS: tuple[Any, ...] = (
     LoRADense,

@@ -4,10 +4,10 @@ from typing import Any
 
 import keras
 
-from keras_lora.host import learns_fast
-from keras_lora.problems import refuse
-from keras_lora.surgery import SteppedBySpeed
-from keras_lora.validate import positive_number
+from keras_lora.errors import refuse
+from keras_lora.methods.host import learns_fast
+from keras_lora.model.surgery import SteppedBySpeed
+from keras_lora.settings import positive_number
 
 
 class LoRAPlus(SteppedBySpeed):

@@ -5,10 +5,10 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from keras_lora import surgery
-from keras_lora.host import AdapterHost, Specs
-from keras_lora.problems import refuse
-from keras_lora.validate import positive_int, positive_number, share
+from keras_lora.errors import refuse
+from keras_lora.methods.host import AdapterHost, Specs
+from keras_lora.model import surgery
+from keras_lora.settings import positive_int, positive_number, share
 
 register = keras.saving.register_keras_serializable(package="keras_lora")
 

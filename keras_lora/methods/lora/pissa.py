@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 from keras import ops
 
-from keras_lora.host import Specs
-from keras_lora.layers import lora_class
-from keras_lora.lora import LowRank
-from keras_lora.surgery import Layer
+from keras_lora.methods.host import Specs
+from keras_lora.methods.lora.layers import lora_class
+from keras_lora.methods.lora.low_rank import LowRank
+from keras_lora.model.surgery import Layer
 
 Arrays = dict[str, np.ndarray]
 

@@ -6,10 +6,13 @@ from typing import Any, ClassVar
 import numpy as np
 from keras import ops
 
-from keras_lora import surgery
-from keras_lora.bottleneck import bottleneck_delta, bottleneck_size
-from keras_lora.dora import growth
-from keras_lora.stacks import Arrays, Kind, Shapes, Stack
+from keras_lora.methods.bottleneck.layer import (
+    bottleneck_delta,
+    bottleneck_size,
+)
+from keras_lora.methods.dora import growth
+from keras_lora.methods.stack import Arrays, Kind, Shapes, Stack
+from keras_lora.model import surgery
 
 LORA = "lora"
 

@@ -1,0 +1,1 @@
+"""One base, many adapters."""

@@ -1,0 +1,1 @@
+"""The adapter file: its format, saving, loading, combining."""

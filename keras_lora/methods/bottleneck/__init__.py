@@ -1,0 +1,1 @@
+"""Bottlenecks on or beside a layer."""

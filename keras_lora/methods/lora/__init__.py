@@ -1,0 +1,1 @@
+"""LoRA: a low-rank update of a layer's kernel."""

@@ -1,0 +1,1 @@
+"""What can be read of, and done to, any Keras model."""

@@ -1,0 +1,1 @@
+"""A method put into a model in place, and taken out again."""

@@ -1,0 +1,1 @@
+"""Which layers a name, a pattern, a block or a placement means."""
