@@ -3,7 +3,7 @@
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,7 @@ class AdapterBank:
         )
         self._slots = Residency(layers, capacity)
         self._training = [v for v in base.variables if v.trainable]
+        self._restore: list[Callable[[], None]] = []
         try:
             self._take_base()
             self._slots.provide(limits)
@@ -143,14 +144,15 @@ class AdapterBank:
             variable.trainable = False
         for layer in self._layers.values():
             layer.__dict__["_keras_lora_bank"] = self
-            surgery.hold_inference(layer, SERVED)
-        surgery.forbid_training(self._base, SERVED)
+            self._restore += surgery.hold_inference(layer, SERVED)
+        self._restore += surgery.forbid_training(self._base, SERVED)
 
     def _leave_base(self) -> None:
         """Makes the base what it was."""
         self._slots.close()
+        while self._restore:
+            self._restore.pop()()
         for layer in self._layers.values():
-            surgery.allow_training(layer)
             layer.__dict__.pop("_keras_lora_bank", None)
         for variable in self._training:
             variable.trainable = True

@@ -1,5 +1,6 @@
 """What the rows of a batch do inside a base: every layer's calls, watched."""
 
+import contextlib
 import functools
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -101,13 +102,11 @@ def watch(
             Call(path, in_short(inputs, rows), in_short(outputs, rows))
         )
 
-    try:
+    with contextlib.ExitStack() as watched:
         for path, layer in layers.items():
-            surgery.record_calls(layer, functools.partial(seen, path))
+            show = functools.partial(seen, path)
+            watched.callback(surgery.record_calls(layer, show))
         outputs = run()
-    finally:
-        for layer in layers.values():
-            surgery.forget_calls(layer)
     return calls, in_short(outputs, rows)
 
 

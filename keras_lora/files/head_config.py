@@ -168,18 +168,20 @@ def build_as(
     A size that a config claims is thus never allocated.
     """
 
-    def add_weight(shape: Any = None, *args: Any, **options: Any) -> Any:
+    def add_weight(
+        before: Any, shape: Any = None, *args: Any, **options: Any
+    ) -> Any:
         name = options.get("name")
         found = values[name].shape if name in values else None
         if found != tuple(shape or ()):
             raise ValueError(f"{name!r}: config says {shape}, weights {found}")
-        return type(layer).add_weight(layer, shape, *args, **options)
+        return before(shape, *args, **options)
 
-    layer.__dict__["add_weight"] = add_weight
+    restore = surgery.patched(layer, "add_weight", add_weight)
     try:
         layer.build(input_shape)
     finally:
-        del layer.__dict__["add_weight"]
+        restore()
 
 
 def differing(

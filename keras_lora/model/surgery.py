@@ -4,10 +4,9 @@ Each function names the law of the design that fails without it.
 """
 
 import functools
-import gc
 import inspect
-import itertools
 import warnings
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
@@ -249,38 +248,109 @@ class SteppedBySpeed:
             )
 
 
+_CHANGED: weakref.WeakKeyDictionary[Layer, int] = weakref.WeakKeyDictionary()
+"""By which change of all changes a layer changed last."""
+_CHANGES = [0]
+"""How many changes there were."""
+SEEN = "changes_seen"
+"""Where a model keeps how many of them its compiled functions have outlived."""
+
+
 def forget_compiled(layers: Iterable[Layer]) -> None:
-    """Makes every live model that holds one of `layers` ask for `compile`.
+    """Makes every model that holds one of `layers` ask for `compile`.
 
     Compiled functions see no change of structure: without this an outer model
-    goes on training the frozen base, with no warning.
+    goes on training the frozen base, with no warning. Nobody knows which
+    models hold a layer, so each looks for itself when it is next asked for
+    what it compiled; see `Compiled`.
     """
-    layers = list(layers)
-    changed = {id(layer) for layer in layers}
-    kinds = model_classes()
-    # What `gc.freeze` has set aside is not among the objects.
-    for thing in itertools.chain(layers, gc.get_objects()):
-        # A model that another thread is at making holds no layers yet.
-        if type(thing) not in kinds or not hasattr(thing, "_layers"):
-            continue
-        if changed.isdisjoint(map(id, thing._flatten_layers())):
-            continue
-        thing.compiled = False
+    _CHANGES[0] += 1
+    for layer in layers:
+        _CHANGED[layer] = _CHANGES[0]
+
+
+def drop_stale(model: Any) -> None:
+    """Drops what a model compiled before one of its layers changed."""
+    state, now = model.__dict__, _CHANGES[0]
+    seen = state.get(SEEN, 0)
+    if seen == now:
+        return
+    # A model that is being made holds no layers yet.
+    layers = model._flatten_layers() if hasattr(model, "_layers") else ()
+    if any(_CHANGED.get(layer, 0) > seen for layer in layers):
+        state["compiled"] = False
         for name in CACHED_FUNCTIONS:
-            if getattr(thing, name, None) is not None:
-                setattr(thing, name, None)
+            if state.get(name) is not None:
+                state[name] = None
+    state[SEEN] = now
 
 
-def model_classes() -> set[type]:
-    """All classes of Keras models that there are."""
-    found: set[type] = set()
-    waiting: list[type] = [keras.Model]
-    while waiting:
-        cls = waiting.pop()
-        if cls not in found:
-            found.add(cls)
-            waiting += cls.__subclasses__()
-    return found
+class Compiled:
+    """An attribute of all Keras models that is dropped once it is stale.
+
+    Every model has it, those made before this file was imported too. What it
+    costs where nothing has changed is one comparison of numbers.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, model: Any, owner: Any = None) -> Any:
+        if model is None:
+            return self
+        drop_stale(model)
+        try:
+            return model.__dict__[self.name]
+        except KeyError:
+            kind = type(model).__name__
+            raise AttributeError(
+                f"{kind!r} object has no attribute {self.name!r}"
+            ) from None
+
+    def __set__(self, model: Any, value: Any) -> None:
+        drop_stale(model)
+        model.__dict__[self.name] = value
+
+    def __delete__(self, model: Any) -> None:
+        self.__get__(model)
+        del model.__dict__[self.name]
+
+
+for _name in ("compiled", *CACHED_FUNCTIONS):
+    setattr(keras.Model, _name, Compiled(_name))
+
+
+def patched(
+    layer: Layer, name: str, act: Callable[..., Any]
+) -> Callable[[], None]:
+    """Puts a function in the place of a method, on this one layer.
+
+    Args:
+        layer: The layer.
+        name: The method's name.
+        act: Called with the method as it was before its own arguments: what
+            the layer had itself, or else what its class has at the time.
+
+    Returns:
+        A function that brings back what was there.
+    """
+    own = layer.__dict__.get(name)
+
+    def before(*args: Any, **kwargs: Any) -> Any:
+        if own is not None:
+            return own(*args, **kwargs)
+        return getattr(type(layer), name)(layer, *args, **kwargs)
+
+    def restore() -> None:
+        if own is None:
+            layer.__dict__.pop(name, None)
+        else:
+            layer.__dict__[name] = own
+
+    layer.__dict__[name] = functools.update_wrapper(
+        functools.partial(act, before), getattr(layer, name)
+    )
+    return restore
 
 
 def when_built(layer: Layer, act: Callable[[], None]) -> None:
@@ -289,15 +359,13 @@ def when_built(layer: Layer, act: Callable[[], None]) -> None:
     Sublayers that a block builds in its `call` are not built yet when the
     block comes back from a config; their adapters would be dropped.
     """
-    build = layer.build
 
-    @functools.wraps(build)
-    def build_and_act(*args: Any, **kwargs: Any) -> None:
-        layer.__dict__["build"] = build
-        build(*args, **kwargs)
+    def build(before: Any, *args: Any, **kwargs: Any) -> None:
+        restore()
+        before(*args, **kwargs)
         act()
 
-    layer.__dict__["build"] = build_and_act
+    restore = patched(layer, "build", build)
 
 
 def graph_source(tensor: Any) -> tuple[Any, int, list[Any]]:
@@ -331,56 +399,51 @@ def graph_inputs(model: Layer) -> Any:
     return model._inputs_struct
 
 
-def forbid_training(model: Layer, reason: str) -> None:
-    """Makes `fit` and its like say why they are refused."""
+def forbid_training(model: Layer, reason: str) -> list[Callable[[], None]]:
+    """Makes `fit` and its like say why they are refused.
+
+    Returns functions that undo it.
+    """
 
     def refused(*_: Any, **__: Any) -> None:
         raise ValueError(f"{model.name!r} does not train: {reason}")
 
-    for name in ("fit", "train_on_batch"):
-        model.__dict__[name] = refused
+    return [
+        patched(model, name, refused)
+        for name in ("fit", "train_on_batch")
+        if hasattr(model, name)
+    ]
 
 
-def hold_inference(layer: Layer, reason: str) -> None:
+def hold_inference(layer: Layer, reason: str) -> list[Callable[[], None]]:
     """Makes a layer run as it predicts in an outer model that trains.
 
     An error from within a training step would cost the base its weights:
-    Keras empties a model's variables while a step runs on JAX.
+    Keras empties a model's variables while a step runs on JAX. Returns
+    functions that undo it.
     """
-    for method in ("call", "quantized_call"):
-        plain = getattr(type(layer), method, None)
-        if plain is not None:
-            held = functools.partial(_held, layer, method, reason)
-            layer.__dict__[method] = functools.update_wrapper(held, plain)
+
+    def held(before: Any, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("training"):
+            warnings.warn(f"The base does not train: {reason}", stacklevel=2)
+            kwargs["training"] = False
+        return before(*args, **kwargs)
+
+    return [
+        patched(layer, name, held)
+        for name in ("call", "quantized_call")
+        if hasattr(layer, name)
+    ]
 
 
-def _held(
-    layer: Layer, method: str, reason: str, *args: Any, **kwargs: Any
-) -> Any:
-    if kwargs.get("training"):
-        warnings.warn(f"The base does not train: {reason}", stacklevel=2)
-        kwargs["training"] = False
-    return getattr(type(layer), method)(layer, *args, **kwargs)
+def record_calls(
+    layer: Layer, seen: Callable[[Any, Any], None]
+) -> Callable[[], None]:
+    """Shows each call's inputs and outputs; returns what ends that."""
 
+    def call(before: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs = before(*args, **kwargs)
+        seen((args, kwargs), outputs)
+        return outputs
 
-def allow_training(layer: Layer) -> None:
-    """Undoes both."""
-    for name in ("fit", "train_on_batch", "call", "quantized_call"):
-        layer.__dict__.pop(name, None)
-
-
-def record_calls(layer: Layer, seen: Callable[[Any, Any], None]) -> None:
-    """Shows each call's inputs and outputs until `forget_calls`."""
-    layer.__dict__["call"] = call = functools.partial(_seen_call, layer, seen)
-    functools.update_wrapper(call, type(layer).call)
-
-
-def _seen_call(layer: Layer, seen: Any, *args: Any, **kwargs: Any) -> Any:
-    outputs = type(layer).call(layer, *args, **kwargs)
-    seen((args, kwargs), outputs)
-    return outputs
-
-
-def forget_calls(layer: Layer) -> None:
-    """Undoes `record_calls`."""
-    layer.__dict__.pop("call", None)
+    return patched(layer, "call", call)

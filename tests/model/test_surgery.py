@@ -174,14 +174,38 @@ def test_a_model_that_forgot_asks_for_compile(model):
     model.fit(x, y, verbose=0)
 
 
-def test_a_changed_model_that_gc_freeze_hides_forgets(model):
-    model.compile("sgd", "mse")
+def test_an_outer_model_that_gc_freeze_hides_forgets(model):
+    outer = keras.Sequential([model, layers.Dense(2)])
+    outer.compile("sgd", "mse")
     gc.freeze()
     try:
-        surgery.forget_compiled([model, model.get_layer("stem")])
+        surgery.forget_compiled([model.get_layer("stem")])
     finally:
         gc.unfreeze()
-    assert model.compiled is False
+    assert outer.compiled is False
+
+
+def test_a_model_that_compiled_nothing_has_no_such_attribute(model):
+    assert not hasattr(model, "generate_function")
+    model.generate_function = len
+    assert model.generate_function is len
+    surgery.forget_compiled([model.get_layer("stem")])
+    assert model.generate_function is None
+    del model.generate_function
+    assert not hasattr(model, "generate_function")
+
+
+def test_what_a_caller_put_in_a_method_s_place_comes_back():
+    layer = layers.Dense(3)
+    layer.build((None, 2))
+    plain, x = layer.call, normal(1, 2)
+    layer.call = mine = lambda inputs: plain(inputs) + 1.0
+    seen = []
+    restore = surgery.record_calls(layer, lambda args, y: seen.append(y))
+    numpy_y = numpy_of(layer(x))
+    restore()
+    np.testing.assert_allclose(numpy_y, numpy_of(plain(x)) + 1.0)
+    assert len(seen) == 1 and layer.__dict__["call"] is mine
 
 
 def test_only_models_that_hold_a_layer_forget(model):

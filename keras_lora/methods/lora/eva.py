@@ -1,5 +1,6 @@
 """EVA: LoRA's `A` from the inputs of each layer."""
 
+import contextlib
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -151,14 +152,12 @@ def watch(
         flat = np.reshape(ops.convert_to_numpy(x), (-1, width))
         inputs[path].see(flat.astype("float32"))
 
-    try:
+    with contextlib.ExitStack() as watched:
         for path, layer in targets.items():
-            surgery.record_calls(layer, functools.partial(seen, path))
+            show = functools.partial(seen, path)
+            watched.callback(surgery.record_calls(layer, show))
         for batch in batches:
             root(batch, training=False)
-    finally:
-        for layer in targets.values():
-            surgery.forget_calls(layer)
 
 
 def redistributed(shares: dict[str, Any], budget: int) -> dict[str, int]:
