@@ -8,7 +8,7 @@ LONGEST = 2000
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def refuse(action: str, problems: Iterable[str]) -> None:
+def raise_if(action: str, problems: Iterable[str]) -> None:
     """Raises one `ValueError` for all `problems`, or returns if none.
 
     Problems may quote a stranger's file: what a terminal would obey is

@@ -1,35 +1,44 @@
 """What keeps a setting from being valid, in a sentence each."""
 
+import numbers
 import re
 import sys
 from collections.abc import Iterable
 from typing import Any
 
 
+def is_int(value: Any) -> bool:
+    """Whether a value is a whole number, Python's or NumPy's."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite real number, Python's or NumPy's."""
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return real and bool(abs(value) <= sys.float_info.max)
+
+
 def positive_int(name: str, value: Any) -> list[str]:
     """Says what keeps `value` from being an int above 0."""
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        return [f"`{name}` must be an int above 0. Received: {name}={value!r}"]
-    return []
+    if is_int(value) and value > 0:
+        return []
+    return [f"`{name}` must be an int above 0. Received: {name}={value!r}"]
 
 
 def positive_number(name: str, value: Any) -> list[str]:
     """Says what keeps `value` from being a finite number above 0."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < value <= sys.float_info.max:
-        return [
-            f"`{name}` must be a finite number above 0. "
-            f"Received: {name}={value!r}"
-        ]
-    return []
+    if is_number(value) and value > 0:
+        return []
+    return [
+        f"`{name}` must be a finite number above 0. Received: {name}={value!r}"
+    ]
 
 
 def share(name: str, value: Any) -> list[str]:
     """Says what keeps `value` from being a dropout rate."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 <= value < 1:
-        return [f"`{name}` must be in [0, 1). Received: {name}={value!r}"]
-    return []
+    if is_number(value) and 0 <= value < 1:
+        return []
+    return [f"`{name}` must be in [0, 1). Received: {name}={value!r}"]
 
 
 def wrong_targets(targets: Any, name: str = "targets") -> list[str]:
@@ -68,7 +77,7 @@ def wrong_layers(layers: Any) -> list[str]:
     if (
         isinstance(layers, list | tuple | range)
         and len(layers)
-        and all(isinstance(n, int) and type(n) is not bool for n in layers)
+        and all(map(is_int, layers))
     ):
         return []
     return [

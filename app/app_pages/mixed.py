@@ -6,7 +6,7 @@ import streamlit as st
 from app.serve.answers import Mixed
 from app.serve.limits import MAX_ROWS, row_problems
 from app.views import charts, state
-from keras_lora.errors import refuse
+from keras_lora.errors import raise_if
 
 st.markdown(
     "Each row names its own adapter, and all rows go through the base "
@@ -99,7 +99,7 @@ if st.button(
         tuple(row) for row in table[["text", "task"]].itertuples(index=False)
     ]
     try:
-        refuse("Nothing was asked", row_problems(rows, titles))
+        raise_if("Nothing was asked", row_problems(rows, titles))
     except ValueError as error:
         state.show_problem(error, "The table cannot be answered")
     else:

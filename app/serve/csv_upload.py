@@ -7,7 +7,7 @@ import numpy as np
 
 from app.serve.limits import MAX_CHARACTERS, MAX_CLASSES, MAX_CSV_BYTES
 from app.texts.data import Split, Splits, drop_duplicates, split
-from keras_lora.errors import refuse
+from keras_lora.errors import raise_if
 
 MAX_ROWS = 5_000
 FEWEST_ROWS = 40
@@ -35,7 +35,7 @@ def read_labels(
     """As `read_csv`, with the name of each class."""
     what = f"{name} was not taken"
     if len(data) > MAX_CSV_BYTES:
-        refuse(
+        raise_if(
             what,
             [
                 f"{len(data) / 1e6:,.1f} MB is too large; at most "
@@ -46,7 +46,7 @@ def read_labels(
     texts = [" ".join(text.split()) for text, _ in rows]
     names = [label.strip() for _, label in rows]
     problems = _wrong_rows(texts, names) + _wrong_classes(names)
-    refuse(what, problems)
+    raise_if(what, problems)
     classes = tuple(sorted(set(names)))
     number = {label: i for i, label in enumerate(classes)}
     labels = np.array([number[label] for label in names], "int32")
@@ -61,7 +61,7 @@ def split_upload(corpus: Split, classes: tuple[str, ...]) -> Splits:
     """
     unique = drop_duplicates(corpus)
     counts = np.bincount(unique.labels, minlength=len(classes))
-    refuse(
+    raise_if(
         "The texts were not taken",
         [
             f"{label!r} has {count} different texts; at least "

@@ -15,7 +15,7 @@ from app.serve.limits import (
 from app.serve.served import Served
 from app.serve.service import Service
 from app.texts.tasks import TASKS
-from keras_lora.errors import refuse
+from keras_lora.errors import raise_if
 
 MOST = 4
 """Adapters that one visitor may keep at a time."""
@@ -65,7 +65,7 @@ class Shelf:
                 problems.append(
                     f"you have {MOST} adapters here already: remove one first"
                 )
-            refuse(what, problems)
+            raise_if(what, problems)
             name = f"guest-{secrets.token_hex(6)}"
             file = self._service.folder / f"{name}.safetensors"
             file.write_bytes(data)
@@ -112,7 +112,7 @@ class Shelf:
             problems.append(
                 f"{len(labels)} labels were given for {found} classes"
             )
-        refuse(what, problems)
+        raise_if(what, problems)
         self._service.bank.load(name, file)
         served = Served(name, title, labels, file, info)
         self._service.check_classes(served)

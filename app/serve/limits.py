@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from keras_lora.errors import refuse, shorten
+from keras_lora.errors import raise_if, shorten
 
 MAX_CHARACTERS = 5_000
 """Of one text. The base reads the first 128 tokens, some 600 characters."""
@@ -125,4 +125,4 @@ def inner_sizes(info: Any) -> tuple[set[int], set[int]]:
 def check_text(text: Any) -> None:
     """Raises a `ValueError` where a text cannot be answered."""
     if problem := text_problem(text):
-        refuse("Nothing was asked", [problem])
+        raise_if("Nothing was asked", [problem])

@@ -12,7 +12,7 @@ import keras_lora
 from app.learn.shipped import RESULTS, SHIPPED
 from app.serve.limits import inner_sizes
 from app.texts.tasks import Task, get_task
-from keras_lora.files.format import AdapterInfo
+from keras_lora.files import AdapterInfo
 
 SHIP = "python -m app.ship"
 """The command that makes the adapters' files."""

@@ -12,18 +12,19 @@ import numpy as np
 from keras import ops
 
 from keras_lora.bank.head import head_misfits, run_head
+from keras_lora.bank.host import BankHost, stack_class
 from keras_lora.bank.watch import Unfit
-from keras_lora.errors import refuse, shorten
+from keras_lora.errors import raise_if, shorten
 from keras_lora.files.format import AdapterInfo, inspect_adapter, read_tensors
 from keras_lora.files.head_config import rebuild_head
-from keras_lora.files.record import HEAD
-from keras_lora.methods.lora.stack import STACKS, kind_of
-from keras_lora.methods.method import METHODS, Widths, misfits
+from keras_lora.files.match import misfits_of
+from keras_lora.methods import METHODS
+from keras_lora.methods.method import Method, Widths
 from keras_lora.methods.stack import Arrays, Kind
-from keras_lora.model.fingerprint import differences
-from keras_lora.model.paths import join
+from keras_lora.model import surgery
+from keras_lora.model.fingerprint import other_base
+from keras_lora.model.paths import owner
 from keras_lora.model.surgery import Layer
-from keras_lora.rewrite.member import preview
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -63,25 +64,26 @@ class BankAdapter:
     @property
     def size(self) -> str:
         """Largest rank or inner width, for people."""
-        kinds = self.kinds.values()
-        ranks = [kind.size for kind in kinds if kind.size and not kind.width]
-        widths = [kind.size for kind in kinds if kind.width]
-        parts = [f"rank {max(ranks)}"] if ranks else []
-        parts += [f"width {max(widths)}"] if widths else []
+        largest: dict[str, int] = {}
+        for kind in self.kinds.values():
+            unit = stack_class(kind.method).unit
+            largest[unit] = max(kind.size, largest.get(unit, 0))
+        parts = [f"{unit} {n}" for unit, n in sorted(largest.items()) if unit]
         return ", ".join(parts) or "factors"
 
     def values(self, path: str, host: Any, kind: Kind) -> Arrays:
         """What goes into a slot of the stack on the layer at `path`."""
         settings, weights = self.info.layers[path], self._by_layer[path]
-        return STACKS[kind.method].values(host, settings, weights, kind)
+        stack = stack_class(kind.method)
+        return stack.values(host, settings, weights, kind)
 
     @functools.cached_property
     def _by_layer(self) -> dict[str, Arrays]:
         found: dict[str, Arrays] = {path: {} for path in self.info.layers}
         for key, value in self.tensors.items():
-            path, _, name = key.rpartition("/")
+            path = owner(key)
             if path in found:
-                found[path][name] = value
+                found[path][key.removeprefix(f"{path}/")] = value
         return found
 
     def outputs(self, features: Any) -> Any:
@@ -99,7 +101,7 @@ class BankAdapter:
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedBase:
     """What a file is checked against.
 
     Attributes:
@@ -117,16 +119,16 @@ class Served:
         default_factory=dict, repr=False
     )
 
-    def widths(self, path: str, method: str) -> Widths:
+    def widths(self, path: str, method: Method) -> Widths:
         """The widths that a method has to know of the layer at `path`."""
-        if (path, method) not in self._widths:
-            layer = plain(self.layers[path])
-            self._widths[path, method] = METHODS[method].widths(layer)
-        return self._widths[path, method]
+        key = path, method.name
+        if key not in self._widths:
+            self._widths[key] = method.widths(plain(self.layers[path]))
+        return self._widths[key]
 
 
 def read_adapter(
-    name: str, path: str | os.PathLike[str], base: Served
+    name: str, path: str | os.PathLike[str], base: ServedBase
 ) -> BankAdapter:
     """Reads a file and checks all of it against the base.
 
@@ -140,76 +142,56 @@ def read_adapter(
             wrong is listed.
     """
     what = f"{path} was not loaded as {name!r}"
-    refuse(what, wrong_name(name))
+    raise_if(what, wrong_name(name))
     info = inspect_adapter(path)
-    problems = differences(info.base["variables"], base.digests)
-    problems += [
-        f"{key}: not in the file's base"
-        for key in base.digests
-        if key not in info.base["variables"] and _owner(key) not in info.trained
-    ]
-    refuse(f"{what}: it belongs to another base", problems[:50])
+    shared = {
+        key: entry
+        for key, entry in base.digests.items()
+        if owner(key) not in info.trained
+    }
+    problems = other_base(info.base["variables"], shared)
+    raise_if(f"{what}: it belongs to another base", problems[:50])
     problems = [
         f"{key!r} was trained in the base itself, which other adapters share"
         for key in info.tensors
-        if _owner(key) in info.trained
+        if owner(key) in info.trained
     ]
     if info.outside:
         problems.append(
             "it holds weights that load into its own outer model only: "
             + shorten(info.outside)
         )
-    problems += _misfits(info, base)
-    refuse(what, problems)
+    for path, settings in info.layers.items():
+        problems += not_served(path, settings["method"], base)
+    named = {
+        path: la for path, la in base.layers.items() if path in info.layers
+    }
+    plain_layers = {path: plain(layer) for path, layer in named.items()}
+    misfits = misfits_of(info, plain_layers, base.widths)
+    problems += sum(misfits.values(), [])
+    raise_if(what, problems)
     tensors = read_tensors(info)
     head = None
     if info.head is not None:
-        head = rebuild_head(info, tensors)
-        refuse(what, head_misfits(info.head, head.layers, base.outputs))
-    kinds = {path: kind_of(s) for path, s in info.layers.items()}
+        head = rebuild_head(info.head, info.path, tensors)
+        raise_if(what, head_misfits(info.head, head.layers, base.outputs))
+    kinds = {
+        path: stack_class(settings["method"]).kind_of(settings)
+        for path, settings in info.layers.items()
+    }
     return BankAdapter(name, info, tensors, kinds, head)
 
 
-def _owner(key: str) -> str:
-    return key.rpartition("/")[0]
-
-
-def _misfits(info: AdapterInfo, base: Served) -> list[str]:
-    """Says which tensors do not fit the layers they are for."""
-    problems = []
-    expected = {}
-    for path, settings in info.layers.items():
-        if path not in base.layers:
-            problems.append(f"{path}: no such layer")
-            continue
-        layer, method = base.layers[path], settings["method"]
-        problems += base.unfit.problem(path, STACKS[method].reads)
-        try:
-            host = preview(plain(layer), settings)
-            specs = host.weight_specs(settings)
-        except (AssertionError, AttributeError):
-            kind = type(layer).__name__
-            problems.append(f"{path}: a {kind} carries no {method}")
-            continue
-        problems += misfits(path, settings, base.widths(path, method))
-        for weight, (shape, _) in specs.items():
-            expected[join(path, weight)] = shape
-    for key, (_, shape) in info.tensors.items():
-        if key.startswith(HEAD + "/") or _owner(key) in info.trained:
-            continue
-        if key not in expected:
-            problems.append(f"unexpected tensor {key!r}")
-        elif shape != expected[key]:
-            problems.append(f"{key!r}: {shape}, expected {expected[key]}")
-    missing = [key for key in expected if key not in info.tensors]
-    return problems + [f"no tensor {key!r}" for key in missing]
+def not_served(path: str, method: str, base: ServedBase) -> list[str]:
+    """Says why no bank serves a method, or not on the layer at `path`."""
+    stack = METHODS[method].stack
+    if stack is None:
+        return [f"{path}: no bank serves the method {method!r}"]
+    return base.unfit.problem(path, stack.reads)
 
 
 def plain(layer: Layer) -> Layer:
     """A plain or served layer as it is without any adapters."""
-    from keras_lora.bank.host import BankHost
-    from keras_lora.model import surgery
-
     if isinstance(layer, BankHost):
         return surgery.view(layer, layer._host_class)
     return layer

@@ -12,16 +12,16 @@ import numpy as np
 
 from keras_lora.bank.adapter import (
     BankAdapter,
-    Served,
+    ServedBase,
     read_adapter,
     rows_of,
 )
 from keras_lora.bank.batches import (
     Batch,
     Names,
+    cut_rows,
     names_of_rows,
     padded,
-    plan,
     spread,
 )
 from keras_lora.bank.export import export
@@ -29,16 +29,17 @@ from keras_lora.bank.folder import read_index, write_folder
 from keras_lora.bank.inputs import row_count, symbolic_inputs, with_ids
 from keras_lora.bank.probe import probe
 from keras_lora.bank.routing import Routed
-from keras_lora.bank.slots import Residency, declared_kinds
+from keras_lora.bank.slots import Slots, declared_kinds
 from keras_lora.bank.summary import BankSummary, summarize
-from keras_lora.errors import refuse
-from keras_lora.methods.lora.config import Targets
+from keras_lora.errors import raise_if
 from keras_lora.model import surgery
+from keras_lora.model.checks import not_freezable, unbuilt
 from keras_lora.model.fingerprint import by_path, is_sampled, layer_digests
 from keras_lora.model.paths import structural_paths
 from keras_lora.model.surgery import Layer
-from keras_lora.rewrite.checks import not_freezable, occupied, unbuilt
+from keras_lora.rewrite.checks import occupied
 from keras_lora.settings import positive_int, wrong_targets
+from keras_lora.targets import Targets
 
 LOG = logging.getLogger("keras_lora")
 SERVED = "it is served by an AdapterBank: `detach` the bank first"
@@ -106,10 +107,10 @@ class AdapterBank:
             problems += positive_int("rank", rank)
         if targets is not None:
             problems += wrong_targets(targets)
-        refuse("AdapterBank was not made", problems)
+        raise_if("AdapterBank was not made", problems)
         self._declared = {
-            "capacity": capacity,
-            "rank": rank,
+            "capacity": int(capacity),
+            "rank": rank and int(rank),
             "targets": targets,
         }
         self._base, self._layers = base, layers
@@ -124,7 +125,7 @@ class AdapterBank:
         digests = by_path(
             {p: layer_digests(la, sampled) for p, la in layers.items()}
         )
-        self._slots = Residency(layers, capacity)
+        self._slots = Slots(layers, int(capacity))
         self._training = [v for v in base.variables if v.trainable]
         self._restore: list[Callable[[], None]] = []
         try:
@@ -135,7 +136,7 @@ class AdapterBank:
         except BaseException:
             self._leave_base()
             raise
-        self._served = Served(layers, digests, outputs, unfit)
+        self._served = ServedBase(layers, digests, outputs, unfit)
         surgery.forget_compiled(layers.values())
 
     def _take_base(self) -> None:
@@ -178,9 +179,14 @@ class AdapterBank:
         return self._model
 
     @property
+    def cache_misses(self) -> int:
+        """How often an adapter had to be put into a slot, as no slot had it."""
+        return self._slots.cache_misses
+
+    @property
     def brought_in(self) -> int:
-        """How often an adapter was put into a slot: the misses of a cache."""
-        return self._slots.brought_in
+        """What `cache_misses` was called in version 0.1."""
+        return self.cache_misses
 
     @property
     def names(self) -> list[str]:
@@ -226,7 +232,7 @@ class AdapterBank:
         """
         with self._lock:
             self._check_attached()
-            refuse(f"{name!r} was not unloaded", self._unknown([name]))
+            raise_if(f"{name!r} was not unloaded", self._unknown([name]))
             if self._adapters[name] is self._slots.pinned:
                 raise ValueError(
                     f"{name!r} was not unloaded: it is active; set `active` "
@@ -252,7 +258,7 @@ class AdapterBank:
         with self._lock:
             self._check_attached()
             if name is not None:
-                refuse("`active` was not set", self._unknown([name]))
+                raise_if("`active` was not set", self._unknown([name]))
             self._slots.pin(None if name is None else self._adapters[name])
 
     def adapter_ids(self, adapter: Sequence[str | None]) -> np.ndarray:
@@ -270,7 +276,7 @@ class AdapterBank:
         with self._lock:
             self._check_attached()
             adapter = names_of_rows(adapter, 1)
-            refuse("No ids", self._unknown(adapter))
+            raise_if("No ids", self._unknown(adapter))
             wanted = dict.fromkeys(n for n in adapter if n is not None)
             if len(wanted) > self._slots.capacity:
                 raise ValueError(
@@ -309,18 +315,18 @@ class AdapterBank:
         with self._lock:
             self._check_attached()
             problems += self._unknown([adapter] if one else names)
-            refuse("Nothing was predicted", problems)
+            raise_if("Nothing was predicted", problems)
             chosen = {n: self._adapters[n] for n in names if n is not None}
             if isinstance(adapter, str):
                 chosen[adapter] = self._adapters[adapter]
             room = self._slots.room
             resident = {
-                a.name for a in chosen.values() if a in self._slots.slots
+                a.name for a in chosen.values() if a in self._slots.resident
             }
         if one and not rows:
             return self._no_rows(x, chosen.get(adapter))
         results: list[Any] = [None] * rows
-        for batch in plan(names, batch_size, room, resident):
+        for batch in cut_rows(names, batch_size, room, resident):
             for part, features in self._forward(x, batch, chosen, batch_size):
                 spread(features, part, chosen, results)
         if not one:

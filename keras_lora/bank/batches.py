@@ -22,11 +22,11 @@ class Batch:
         """The batch in parts, if it holds more adapters than `room`."""
         return [
             Batch([self.rows[place] for place in part.rows], part.names)
-            for part in plan(self.names, batch_size, room)
+            for part in cut_rows(self.names, batch_size, room)
         ]
 
 
-def plan(
+def cut_rows(
     names: Sequence[str | None],
     batch_size: int,
     room: int,

@@ -11,7 +11,7 @@ import keras
 from keras_lora.bank.adapter import BankAdapter
 from keras_lora.bank.inputs import with_ids
 from keras_lora.bank.routing import Routed, only
-from keras_lora.errors import refuse
+from keras_lora.errors import raise_if
 from keras_lora.model import surgery
 from keras_lora.model.surgery import Layer
 
@@ -49,7 +49,7 @@ def export(
         for adapter in adapters
         if adapter.head is not None and adapter.name.startswith(FEATURES)
     ]
-    refuse(what, problems)
+    raise_if(what, problems)
     kept = {key: host.__dict__["_stacks"] for key, host in hosts.items()}
     try:
         for key, host in hosts.items():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_lora.bank.adapter import BankAdapter, wrong_name
-from keras_lora.errors import refuse
+from keras_lora.errors import raise_if
 from keras_lora.files.format import adapter_bytes, record_of, write_whole
 
 INDEX = "bank.json"
@@ -86,5 +86,5 @@ def read_index(folder: Path) -> dict[str, Any]:
     for key in ("active", "capacity", "rank", "targets"):
         if key not in index:
             problems.append(f"{INDEX} has no `{key}`")
-    refuse(what, problems)
+    raise_if(what, problems)
     return dict(index)

@@ -6,11 +6,12 @@ import numpy as np
 from keras import ops
 
 from keras_lora.bank.routing import Switch, ids_in_force
+from keras_lora.methods import METHODS
 from keras_lora.methods.host import AdapterHost
-from keras_lora.methods.lora.layers import lora_class
-from keras_lora.methods.lora.stack import LORA, STACKS
+from keras_lora.methods.lora import LORA, lora_class
 from keras_lora.methods.stack import Kind, Stack
 from keras_lora.model import surgery
+from keras_lora.model.classes import class_on
 from keras_lora.model.surgery import Layer
 
 
@@ -64,7 +65,7 @@ class BankHost(AdapterHost):
 
     def new_stack(self, kind: Kind, slots: int) -> Stack:
         """An empty stack whose variables the layer tracks."""
-        stack = STACKS[kind.method](kind, {})
+        stack = stack_class(kind.method)(kind, {})
         try:
             for name, shape in stack.shapes(self, kind).items():
                 stack.variables[name] = surgery.add_weight(
@@ -86,7 +87,7 @@ class BankHost(AdapterHost):
         return y
 
     def _reverse_delta(self, x: Any) -> Any:
-        return self.stacks[LORA].apply_reverse(self, x, self._ids())  # type: ignore[attr-defined]
+        return self.stacks[LORA.name].apply_reverse(self, x, self._ids())  # type: ignore[attr-defined]
 
     def _stacks_there(self, before_activation: bool) -> list[Stack]:
         return [
@@ -119,25 +120,25 @@ class BankHost(AdapterHost):
         return y
 
 
-_CLASSES: dict[type, Any] = {}
+def stack_class(method: str) -> type[Stack]:
+    """How a bank serves a method."""
+    found = METHODS[method].stack
+    assert found is not None
+    return found
 
 
 def become_host(layer: Layer, switch: Switch) -> Any:
     """Makes a layer of the base a host with no stacks yet; returns it."""
     if isinstance(layer, BankHost):
         return layer
-    host = type(layer)
-    lora = lora_class(layer)
-    if host not in _CLASSES:
-        bases = (BankHost, lora, host) if lora else (BankHost, host)
-        names = ("__module__", "__qualname__", "__doc__")
-        body = {name: getattr(host, name) for name in names}
-        body["_host_class"] = host
-        _CLASSES[host] = type(host.__name__, bases, body)
+    lora: Any = lora_class(layer)
+    mixins = (BankHost, lora) if lora else (BankHost,)
+    host: Any = type(layer)
+    served = class_on(host, *mixins)
     layer.__dict__["_stacks"] = {}
     layer.__dict__["_switch"] = switch
     surgery.add_seed(layer, switch)
-    surgery.set_class(layer, _CLASSES[host])
+    surgery.set_class(layer, served)
     return layer
 
 
@@ -152,7 +153,7 @@ def leave_bank(layer: Layer) -> None:
     del layer.__dict__["_stacks"]
 
 
-def host_bytes(layer: Layer) -> int:
+def stack_bytes(layer: Layer) -> int:
     """Bytes that a host's stacks take."""
     return sum(
         int(np.prod(variable.shape)) * 4

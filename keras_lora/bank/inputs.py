@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lora.errors import refuse
+from keras_lora.errors import raise_if
 from keras_lora.model import surgery
 from keras_lora.model.surgery import Layer
 
@@ -36,7 +36,7 @@ def symbolic_inputs(base: Layer) -> Any:
         problems = []
     if isinstance(structure, dict) and IDS in structure:
         problems.append(f"input {IDS!r} is what the bank calls its own")
-    refuse("AdapterBank was not made", problems)
+    raise_if("AdapterBank was not made", problems)
     names = unique_names(structure)
     copies = [
         keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=name)
@@ -63,7 +63,7 @@ def with_ids(x: Any, ids: Any, like: Any = None) -> dict[str, Any]:
     values = keras.tree.flatten(x)
     if isinstance(x, dict) and isinstance(like, dict):
         missing = [key for key in like if key not in x]
-        refuse("Inputs", [f"no input {key!r}" for key in missing])
+        raise_if("Inputs", [f"no input {key!r}" for key in missing])
         values = keras.tree.flatten({key: x[key] for key in like})
     if len(values) != len(names):
         raise ValueError(

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_lora.bank.inputs import IDS, with_ids
 from keras_lora.bank.routing import Routed
-from keras_lora.bank.slots import Residency
+from keras_lora.bank.slots import Slots
 from keras_lora.bank.watch import (
     Call,
     Unfit,
@@ -18,8 +18,7 @@ from keras_lora.bank.watch import (
     watch,
     without_rows,
 )
-from keras_lora.methods.lora.layers import lora_class
-from keras_lora.methods.lora.stack import LORA
+from keras_lora.methods.lora import LORA, lora_class
 from keras_lora.methods.stack import Kind
 from keras_lora.model.surgery import Layer
 
@@ -45,9 +44,9 @@ def probe(base: Layer, layers: dict[str, Layer], inputs: Any) -> Unfit:
     """
     trial = Trial(base, layers, inputs)
     unfit = trial.watch_contents()
-    slots = Residency(layers, 1)
+    slots = Slots(layers, 1)
     able = {
-        path: [Kind(LORA, 1)]
+        path: [Kind(LORA.name, 1)]
         for path, layer in layers.items()
         if lora_class(layer) and path not in unfit.inputs
     }
@@ -254,11 +253,11 @@ def one_and_the_others(rows: int) -> tuple[np.ndarray, np.ndarray]:
     return one, ~one
 
 
-def fill_at_random(slots: Residency) -> None:
+def fill_at_random(slots: Slots) -> None:
     """Puts random factors into slot 1 of every host."""
     rng = np.random.default_rng(0)
     for host in slots.hosts.values():
-        stack = host.stacks[LORA]
+        stack = host.stacks[LORA.name]
         values = {
             name: rng.normal(size=variable.shape[1:]).astype("float32")
             for name, variable in stack.variables.items()

@@ -6,15 +6,14 @@ from typing import Any
 from keras_lora.bank.adapter import BankAdapter
 from keras_lora.bank.host import become_host, leave_bank
 from keras_lora.bank.routing import Switch
-from keras_lora.errors import refuse
-from keras_lora.methods.lora.config import ALL_LINEAR, Targets
-from keras_lora.methods.lora.stack import LORA
+from keras_lora.errors import raise_if
+from keras_lora.methods.lora import LORA, lora_class
 from keras_lora.methods.stack import Arrays, Kind, Stack
 from keras_lora.model.surgery import Layer
-from keras_lora.targets.find import lora_targets
+from keras_lora.targets import ALL_LINEAR, Targets, linear_targets
 
 
-class Residency:
+class Slots:
     """Slots of stacked weights on the layers of one base.
 
     Callers hold the bank's lock.
@@ -29,9 +28,9 @@ class Residency:
         self.capacity = capacity
         self.switch = Switch()
         self.hosts: dict[str, Any] = {}
-        self.slots: OrderedDict[BankAdapter, int] = OrderedDict()
+        self.resident: OrderedDict[BankAdapter, int] = OrderedDict()
         self.pinned: BankAdapter | None = None
-        self.brought_in = 0
+        self.cache_misses = 0
 
     @property
     def count(self) -> int:
@@ -75,7 +74,7 @@ class Residency:
             host.put_stack(stack)
         self.hosts.update({path: self.layers[path] for path in fresh})
         if grown:
-            self.slots.clear()
+            self.resident.clear()
             self.pin(self.pinned)
         return len({path for path, _ in grown})
 
@@ -85,9 +84,9 @@ class Residency:
         Where this fails, what was pinned before is so again.
         """
         before, self.pinned = self.pinned, adapter
-        if before is not None and before in self.slots:
+        if before is not None and before in self.resident:
             # Plain calls read its slot until the new one is whole.
-            self.slots.move_to_end(before)
+            self.resident.move_to_end(before)
         try:
             slot = 0 if adapter is None else self.bring_in([adapter])[0]
             self.switch.state.assign(slot)
@@ -105,30 +104,30 @@ class Residency:
         Those that were there already leave later than those that come now:
         what is asked for again is likelier to be asked for once more.
         """
-        there = [a for a in adapters if a in self.slots]
-        new = [a for a in dict.fromkeys(adapters) if a not in self.slots]
+        there = [a for a in adapters if a in self.resident]
+        new = [a for a in dict.fromkeys(adapters) if a not in self.resident]
         places = dict(zip(self._free(len(new), there), new, strict=True))
         self.write(places)
         for slot, adapter in places.items():
-            self.slots[adapter] = slot
-        self.brought_in += len(new)
+            self.resident[adapter] = slot
+        self.cache_misses += len(new)
         for adapter in there:
-            self.slots.move_to_end(adapter)
-        return [self.slots[adapter] for adapter in adapters]
+            self.resident.move_to_end(adapter)
+        return [self.resident[adapter] for adapter in adapters]
 
     def _free(self, count: int, kept: list[BankAdapter]) -> list[int]:
         """So many slots that nothing sits in, after the eldest left."""
-        taken = set(self.slots.values())
+        taken = set(self.resident.values())
         free = [slot for slot in range(1, self.count) if slot not in taken]
         held = {*kept, self.pinned}
-        eldest = [adapter for adapter in self.slots if adapter not in held]
+        eldest = [adapter for adapter in self.resident if adapter not in held]
         missing = max(0, count - len(free))
         if missing > len(eldest):
-            names = ", ".join(adapter.name for adapter in self.slots)
+            names = ", ".join(adapter.name for adapter in self.resident)
             raise ValueError(
                 f"No slot is free: capacity {self.capacity} is taken by {names}"
             )
-        free += [self.slots.pop(adapter) for adapter in eldest[:missing]]
+        free += [self.resident.pop(adapter) for adapter in eldest[:missing]]
         return free[:count]
 
     def write(self, places: dict[int, BankAdapter]) -> None:
@@ -146,14 +145,14 @@ class Residency:
 
     def drop(self, adapter: BankAdapter) -> None:
         """Forgets where an adapter sits; the slot is free then."""
-        self.slots.pop(adapter, None)
+        self.resident.pop(adapter, None)
 
     def close(self) -> None:
         """Makes every host the plain layer it was."""
         for host in self.hosts.values():
             leave_bank(host)
         self.hosts.clear()
-        self.slots.clear()
+        self.resident.clear()
         self.pinned = None
 
 
@@ -163,8 +162,11 @@ def declared_kinds(
     """The stacks that a bank makes room for at once."""
     if rank is None and targets is None:
         return {}
-    paths, problems = lora_targets(
-        layers, ALL_LINEAR if targets is None else targets, set()
+    paths, problems = linear_targets(
+        layers,
+        ALL_LINEAR if targets is None else targets,
+        set(),
+        lora_class,
     )
-    refuse("AdapterBank was not made", problems)
-    return {path: [Kind(LORA, rank or 8)] for path in paths}
+    raise_if("AdapterBank was not made", problems)
+    return {path: [Kind(LORA.name, int(rank or 8))] for path in paths}

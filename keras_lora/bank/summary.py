@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_lora.bank.adapter import BankAdapter, megabytes, parameters
-from keras_lora.bank.host import host_bytes
-from keras_lora.bank.slots import Residency
+from keras_lora.bank.host import stack_bytes
+from keras_lora.bank.slots import Slots
 from keras_lora.model.fingerprint import size_in_bytes
 from keras_lora.model.paths import own_variables, structural_paths
 from keras_lora.rewrite.summary import aligned
@@ -77,14 +77,14 @@ class BankSummary:
 
 
 def summarize(
-    base: Any, slots: Residency, adapters: list[BankAdapter]
+    base: Any, slots: Slots, adapters: list[BankAdapter]
 ) -> BankSummary:
     """Counts real sizes."""
-    stacks = sum(host_bytes(host) for host in slots.hosts.values())
+    stacks = sum(stack_bytes(host) for host in slots.hosts.values())
     each = stacks // slots.count
     rows = []
     for adapter in adapters:
-        here = adapter in slots.slots
+        here = adapter in slots.resident
         rows.append(
             BankRow(
                 adapter.name,

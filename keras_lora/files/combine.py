@@ -1,6 +1,5 @@
 """Combining adapter files as values: a new file, no model needed."""
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from keras_lora.errors import refuse, shorten
+from keras_lora.errors import raise_if, shorten
 from keras_lora.files.format import (
     AdapterInfo,
     inspect_adapter,
@@ -19,9 +18,9 @@ from keras_lora.files.format import (
     write_adapter,
 )
 from keras_lora.files.record import HEAD
-from keras_lora.model.fingerprint import differences
-from keras_lora.model.paths import join
-from keras_lora.settings import positive_int, wrong_choice
+from keras_lora.model.fingerprint import other_base
+from keras_lora.model.paths import join, owner
+from keras_lora.settings import is_int, is_number, positive_int, wrong_choice
 from keras_lora.version import __version__
 
 Array = np.ndarray
@@ -65,8 +64,8 @@ def combine(
             one subtracts.
         path: File to write, whole or not at all.
         method: `"cat"` puts the ranks side by side, which is exact;
-            `"svd"` then keeps the directions in which the sum is largest,
-            and prints the share of it that it kept.
+            `"svd"` then keeps the directions in which the sum is largest;
+            the result says how much of it.
         rank: Int above 0, the largest rank to keep; for `"svd"` alone.
         head: Number of the adapter, from 0, whose head goes into the file;
             False for none. None: the one head that there is, if there is one.
@@ -97,13 +96,13 @@ def combine(
           https://arxiv.org/abs/2212.04089)
     """
     what = f"{path} was not written"
-    refuse(what, wrong_arguments(adapters, method, rank))
+    raise_if(what, wrong_arguments(adapters, method, rank))
     infos = [inspect_adapter(file) for file, _ in adapters]
     problems = [p for info in infos for p in not_linear(info)]
-    problems += [p for info in infos[1:] for p in other_base(infos[0], info)]
+    problems += [p for info in infos[1:] for p in for_another(infos[0], info)]
     problems += ill_shaped(infos)
     chosen, missing = head_to_keep(infos, head)
-    refuse(what, problems + missing)
+    raise_if(what, problems + missing)
     tensors = [read_tensors(info) for info in infos]
     weights = [float(weight) for _, weight in adapters]
     layers: dict[str, Any] = {}
@@ -126,7 +125,7 @@ def combine(
         with np.errstate(over="ignore"):  # what is too large is refused
             values[join(layer, "lora_a")] = a.astype("float32")
             values[join(layer, "lora_b")] = b.astype("float32")
-    refuse(what, not_finite(values))
+    raise_if(what, not_finite(values))
     if chosen is not None:
         of_head = tensors[chosen].items()
         values |= {k: v for k, v in of_head if k.startswith(HEAD + "/")}
@@ -138,10 +137,7 @@ def combine(
     }
     write_adapter(path, values, record)
     largest = max(settings["rank"] for settings in layers.values())
-    result = Combination(str(Path(path)), largest, kept / total if total else 1)
-    if method == "svd":
-        print(result)
-    return result
+    return Combination(str(Path(path)), largest, kept / total if total else 1)
 
 
 def wrong_arguments(adapters: Any, method: Any, rank: Any) -> list[str]:
@@ -159,9 +155,7 @@ def wrong_arguments(adapters: Any, method: Any, rank: Any) -> list[str]:
     return problems + [
         f"the weight of {file} must be a finite number. Received: {weight!r}"
         for file, weight in adapters
-        if isinstance(weight, bool)
-        or not isinstance(weight, int | float)
-        or not math.isfinite(weight)
+        if not is_number(weight)
     ]
 
 
@@ -189,7 +183,7 @@ def ill_shaped(infos: list[AdapterInfo]) -> list[str]:
             problems.append(f"{info.path}: holds no adapter weights")
         for path, settings in info.layers.items():
             keys = {join(path, name) for name in ("lora_a", "lora_b")}
-            mine = {k for k in info.tensors if k.rpartition("/")[0] == path}
+            mine = {k for k in info.tensors if owner(k) == path}
             if mine != keys or "@" in path[:1]:
                 problems.append(f"{info.path}: {path}: needs two factors")
                 continue
@@ -204,13 +198,11 @@ def ill_shaped(infos: list[AdapterInfo]) -> list[str]:
     return problems
 
 
-def other_base(first: AdapterInfo, info: AdapterInfo) -> list[str]:
+def for_another(first: AdapterInfo, info: AdapterInfo) -> list[str]:
     """Says how a file's base differs from that of the first."""
-    expected, found = first.base["variables"], info.base["variables"]
-    extra = [name for name in found if name not in expected]
-    problems = differences(expected, found) + [
-        f"{name}: not in the first file's base" for name in extra
-    ]
+    problems = other_base(
+        first.base["variables"], info.base["variables"], "the first file's"
+    )
     return [
         f"{info.path} is for another base: {problem}"
         for problem in problems[:10]
@@ -226,8 +218,8 @@ def head_to_keep(
         return None, []
     if head is None and len(heads) == 1:
         return heads[0], []
-    if isinstance(head, int) and type(head) is not bool and head in heads:
-        return head, []
+    if is_int(head) and head in heads:
+        return int(head), []
     there = ", ".join(map(str, heads)) or "none"
     return None, [
         "`head` must be the number of an adapter with a head, or False for "

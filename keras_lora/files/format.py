@@ -10,7 +10,8 @@ import hashlib
 import json
 import math
 import os
-import tempfile
+import re
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +21,12 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save
 
-from keras_lora.errors import printable, refuse, shorten
+from keras_lora.errors import printable, raise_if, shorten
+from keras_lora.files.head_config import rebuild_head
 from keras_lora.files.record import too_deep, wrong_record, wrong_tensors
 
 FORMAT = 1
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 METADATA_KEY = "keras_lora"
 MAX_BYTES = 16 << 30
 MAX_HEADER = 16 << 20
@@ -79,9 +82,7 @@ class AdapterInfo:
         Raises:
             ValueError: The file holds no head, or one that is malformed.
         """
-        from keras_lora.files.head_config import rebuild_head
-
-        return rebuild_head(self, read_tensors(self))
+        return rebuild_head(self.head, self.path, read_tensors(self))
 
     def __str__(self) -> str:
         lines = [
@@ -142,7 +143,7 @@ def inspect_adapter(path: str | os.PathLike[str]) -> AdapterInfo:
         text, tensors = _header(file)
     record = _parse(text, what)
     problems = wrong_record(record) or wrong_tensors(record, tensors)
-    refuse(what, problems)
+    raise_if(what, problems)
     return AdapterInfo(
         path=str(path),
         bytes=size,
@@ -169,7 +170,7 @@ def _opened(path: str | Path, what: str, why: str) -> Iterator[Any]:
             yield opened
     except (safetensors.SafetensorError, OSError, ValueError, TypeError) as e:
         message = e.strerror if isinstance(e, OSError) else e
-        refuse(what, [f"{why}: {message}"])
+        raise_if(what, [f"{why}: {message}"])
 
 
 def _header(file: Any) -> tuple[str | None, Tensors]:
@@ -222,7 +223,7 @@ def read_tensors(info: AdapterInfo) -> dict[str, np.ndarray]:
         if _digest(*_header(file)) != info.digest:
             raise ValueError("it has changed since its header was read")
         tensors = {key: file.get_tensor(key) for key in info.tensors}
-    refuse(what, not_finite(tensors))
+    raise_if(what, not_finite(tensors))
     return tensors
 
 
@@ -235,6 +236,21 @@ def not_finite(tensors: dict[str, np.ndarray]) -> list[str]:
             if value.dtype.kind not in "biu"
             and not np.isfinite(value.astype("float32")).all()
         ]
+
+
+def wrong_file(
+    record: dict[str, Any], tensors: dict[str, np.ndarray]
+) -> list[str]:
+    """Says what of a file that is to be written no reader would take."""
+    described = {k: (dtype_code(v.dtype), v.shape) for k, v in tensors.items()}
+    return wrong_record(record) or wrong_tensors(record, described)
+
+
+def dtype_code(dtype: Any) -> str:
+    """What safetensors calls a dtype, such as `"F32"`."""
+    letters, bits = re.fullmatch(r"([a-z]+)(\d*)", str(dtype)).groups()  # type: ignore[union-attr]
+    known = {"float": "F", "bfloat": "BF", "int": "I", "uint": "U"}
+    return known.get(letters, letters.upper()) + bits
 
 
 def write_adapter(
@@ -272,10 +288,10 @@ def record_of(info: AdapterInfo) -> dict[str, Any]:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Writes beside `path`, then renames: a crash leaves the old file."""
+    name = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=".part", dir=path.parent
-        )
+        # Its mode is what the process's umask makes of this one.
+        handle = os.open(name, NEW_FILE, 0o666)
     except OSError as error:
         raise ValueError(f"{path} was not written: {error.strerror}") from error
     try:
@@ -283,9 +299,6 @@ def write_whole(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
         os.replace(name, path)
         _sync_folder(path.parent)
     except BaseException as error:

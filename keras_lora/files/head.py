@@ -17,7 +17,7 @@ from keras_lora.model.paths import (
     structural_paths,
 )
 from keras_lora.model.surgery import Layer
-from keras_lora.rewrite.member import Base, member_of, members, membership
+from keras_lora.rewrite.adapted import Adapted
 
 
 @dataclass(frozen=True)
@@ -47,24 +47,9 @@ class Head:
         }
 
 
-def find_root(model: Layer) -> Layer | None:
-    """The base within an adapted model, unless it was flattened into it."""
-    by_path = members(model)
-    if "" in by_path:
-        return by_path[""]
-    for candidate in surgery.every_layer(model):
-        paths = structural_paths(candidate)
-        if all(paths.get(path) is layer for path, layer in by_path.items()):
-            extra = any(
-                membership(layer) is None and own_variables(layer)
-                for layer in paths.values()
-            )
-            return None if extra else candidate
-    return None
-
-
-def find_head(model: Layer, root: Layer | None) -> Head | None:
+def find_head(adapted: Adapted) -> Head | None:
     """The chain of layers from an output of the base to the model's output."""
+    model, root = adapted.model, adapted.root
     if root is model:
         return None
     if type(model) is keras.Sequential and root is not None:
@@ -78,19 +63,16 @@ def find_head(model: Layer, root: Layer | None) -> Head | None:
         return None
     if not surgery.has_graph(model) or len(model.outputs) != 1:
         return None
-    by_path = members(model)
-    ends = {id(root): None} if root is not None else {}
     made_by = {}
-    if root is None and by_path:
-        outputs = base_of(by_path).outputs or ()
-        for number, (path, index) in enumerate(outputs):
-            if path in by_path:
-                made_by[id(by_path[path]), index] = number
+    if root is None and adapted:
+        for number, (path, index) in enumerate(adapted.base.outputs or ()):
+            if path in adapted.layers:
+                made_by[id(adapted.layers[path]), index] = number
     chain: list[Layer] = []
     tensor = model.outputs[0]
     while True:
         operation, index, inputs = surgery.graph_source(tensor)
-        if id(operation) in ends:
+        if operation is root:
             return Head(index, tuple(expanded(reversed(chain))))
         if (id(operation), index) in made_by:
             number = made_by[id(operation), index]
@@ -99,11 +81,6 @@ def find_head(model: Layer, root: Layer | None) -> Head | None:
             return None
         chain.append(operation)
         tensor = inputs[0]
-
-
-def base_of(by_path: dict[str, Layer]) -> Base:
-    """The base that some members share."""
-    return member_of(next(iter(by_path.values()))).base
 
 
 def expanded(layers: Any) -> list[Layer]:

@@ -8,10 +8,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lora.errors import LONGEST, printable, refuse
-from keras_lora.files.format import AdapterInfo
+from keras_lora.errors import LONGEST, printable, raise_if
 from keras_lora.files.record import HEAD
 from keras_lora.model import surgery
+from keras_lora.model.checks import differing
 from keras_lora.model.paths import join, own_variables
 from keras_lora.model.surgery import Layer
 
@@ -98,18 +98,25 @@ def is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def rebuild_head(info: AdapterInfo, tensors: dict[str, Any]) -> Any:
+def rebuild_head(
+    head: dict[str, Any] | None, path: str, tensors: dict[str, Any]
+) -> Any:
     """Builds a file's head, with its weights.
 
     Layers are made by name from an allow-list; nothing is imported, and
     configs hold plain values only.
+
+    Args:
+        head: As it stands in the file.
+        path: The file, for messages.
+        tensors: The file's tensors.
     """
-    what = f"The head of {info.path} was not built"
-    if info.head is None:
+    what = f"The head of {path} was not built"
+    if head is None:
         missing = "the file holds no head that can be rebuilt"
         raise ValueError(f"{what}: {missing}")
     problems = []
-    for number, entry in enumerate(info.head["layers"]):
+    for number, entry in enumerate(head["layers"]):
         if plain_class(entry["class"]) is None:
             problems.append(
                 f"layer {number}: {entry['class']!r} is not allowed"
@@ -121,19 +128,19 @@ def rebuild_head(info: AdapterInfo, tensors: dict[str, Any]) -> Any:
             for key in entry["config"]
             if key.endswith(LEFT_OUT)
         ]
-    refuse(what, problems)
+    raise_if(what, problems)
     try:
         layers = [
             build_layer(entry, number, tensors)
-            for number, entry in enumerate(info.head["layers"])
+            for number, entry in enumerate(head["layers"])
         ]
-        head = keras.Sequential(layers)
-        if info.head["layers"] and info.head["layers"][0]["input_shape"]:
-            head.build(tuple(info.head["layers"][0]["input_shape"]))
+        built = keras.Sequential(layers)
+        if head["layers"] and head["layers"][0]["input_shape"]:
+            built.build(tuple(head["layers"][0]["input_shape"]))
     except Exception as error:  # whatever Keras makes of a forged config
         message = printable(str(error))[:LONGEST]
         raise ValueError(f"{what}: {message}") from error
-    return head
+    return built
 
 
 def build_layer(
@@ -182,31 +189,3 @@ def build_as(
         layer.build(input_shape)
     finally:
         restore()
-
-
-def differing(
-    variables: dict[str, Any], values: dict[str, np.ndarray]
-) -> list[str]:
-    """Says which values are missing, unexpected or of another kind."""
-    problems = [f"no {name!r}" for name in variables if name not in values]
-    for name, value in values.items():
-        if name not in variables:
-            problems.append(f"unexpected {name!r}")
-        elif tuple(variables[name].shape) != value.shape:
-            shape = tuple(variables[name].shape)
-            problems.append(f"{name!r}: shape {value.shape}, expected {shape}")
-        else:
-            problems += wrong_kind(name, variables[name], value)
-    return problems
-
-
-def wrong_kind(name: str, variable: Any, value: np.ndarray) -> list[str]:
-    """Says whether a variable's dtype cannot hold a value."""
-    dtype = str(keras.backend.standardize_dtype(variable.dtype))
-    if ("float" in dtype) == (value.dtype.kind in "biu"):
-        return [f"{name!r}: dtype {value.dtype}, expected {dtype}"]
-    if dtype == "float16":
-        with np.errstate(over="ignore"):
-            if not np.isfinite(value.astype("float16")).all():
-                return [f"{name!r}: values beyond {dtype}"]
-    return []

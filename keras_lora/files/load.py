@@ -5,29 +5,30 @@ from typing import Any
 
 import numpy as np
 
-from keras_lora.errors import refuse, shorten
+from keras_lora.errors import raise_if, shorten
 from keras_lora.files.format import (
     AdapterInfo,
     inspect_adapter,
     read_tensors,
 )
-from keras_lora.files.head import Head, find_head, find_root
-from keras_lora.files.head_config import differing
-from keras_lora.files.match import find_base, find_misfits, owner, wrong_base
+from keras_lora.files.head import Head, find_head
+from keras_lora.files.match import find_base, misfits_of, wrong_base
 from keras_lora.files.record import HEAD, OUTSIDE
 from keras_lora.files.save import trained_variables
 from keras_lora.model import surgery
-from keras_lora.model.paths import join, own_variables, structural_paths
-from keras_lora.model.surgery import Layer
-from keras_lora.rewrite.checks import incomplete, served, switched_off
-from keras_lora.rewrite.inject import attach
-from keras_lora.rewrite.member import (
-    hosts,
-    leave_base,
-    member_of,
-    members,
-    membership,
+from keras_lora.model.checks import differing
+from keras_lora.model.paths import (
+    join,
+    own_variables,
+    owner,
+    structural_paths,
 )
+from keras_lora.model.surgery import Layer
+from keras_lora.rewrite.adapted import Adapted
+from keras_lora.rewrite.checks import served
+from keras_lora.rewrite.inject import attach
+from keras_lora.rewrite.member import detach_layer
+from keras_lora.rewrite.membership import membership
 
 
 def load_adapter(
@@ -68,16 +69,20 @@ def load_adapter(
     info = inspect_adapter(path)
     tensors = read_tensors(info)
     what = f"{path} was not loaded"
-    refuse(what, served(surgery.every_layer(model)))
-    attached = not members(model)
-    misfits = {}
+    found = Adapted(model)
+    raise_if(what, served(found.walk))
+    attached = not found
+    misfits: dict[str, list[str]] = {}
     if attached:
         layers = find_base(model, info, what)
-        misfits = find_misfits(layers, info, tensors)
+        misfits = misfits_of(
+            info, layers, lambda path, method: method.widths(layers[path])
+        )
         fitting = {p: s for p, s in info.layers.items() if p not in misfits}
         attach(layers, fitting, set(info.trained))
     else:
-        layers = adapted(model, info, what)
+        check_alike(found, info, what)
+        layers = found.layers
     try:
         variables = trained_variables(layers)
         inner = {
@@ -87,14 +92,15 @@ def load_adapter(
         }
         problems = sum(misfits.values(), []) + differing(variables, inner)
         if head:
-            placed, missing = place_outside(model, info, tensors)
+            found = Adapted(model) if attached else found
+            placed, missing = place_outside(found, info, tensors)
             variables = {**variables, **placed}
             problems += missing
-        refuse(what, problems)
+        raise_if(what, problems)
     except BaseException:
         if attached:
             for layer in layers.values():
-                leave_base(layer)
+                detach_layer(layer)
         raise
     for key, variable in variables.items():
         variable.assign(tensors[key])
@@ -103,12 +109,10 @@ def load_adapter(
     return model
 
 
-def adapted(model: Layer, info: AdapterInfo, what: str) -> dict[str, Layer]:
-    """The members of a model that is adapted as the file says."""
-    found = members(model)
-    base = member_of(next(iter(found.values()))).base
-    problems = incomplete(model, found) + switched_off(found)
-    here = {path: host.adapter_settings for path, host in hosts(model).items()}
+def check_alike(found: Adapted, info: AdapterInfo, what: str) -> None:
+    """Refuses a model that is adapted in another way than the file says."""
+    problems = found.problems + found.switched_off
+    here = {path: host.adapter_settings for path, host in found.hosts.items()}
     for path in sorted({*here, *info.layers}):
         mine, theirs = here.get(path), info.layers.get(path)
         if mine != theirs:
@@ -116,26 +120,28 @@ def adapted(model: Layer, info: AdapterInfo, what: str) -> dict[str, Layer]:
                 f"{path}: the model has {mine}, the file {theirs}; "
                 "`eject` the model's adapter first"
             )
-    if set(base.trained) != set(info.trained):
+    trained = found.base.trained
+    if set(trained) != set(info.trained):
         problems.append(
-            f"the model trains {shorten(base.trained)} of the base, "
+            f"the model trains {shorten(trained)} of the base, "
             f"the file {shorten(info.trained)}"
         )
-    refuse(what, problems)
-    refuse(f"{what}: it belongs to another base", wrong_base(found, info))
-    return found
+    raise_if(what, problems)
+    problems = wrong_base(found.layers, info)
+    raise_if(f"{what}: it belongs to another base", problems)
 
 
 def place_outside(
-    model: Layer, info: AdapterInfo, tensors: dict[str, np.ndarray]
+    adapted: Adapted, info: AdapterInfo, tensors: dict[str, np.ndarray]
 ) -> tuple[dict[str, Any], list[str]]:
     """Where the weights go that were trained outside of the base."""
+    model = adapted.model
     problems: list[str] = []
     variables: dict[str, Any] = {}
     outside = {k: v for k, v in tensors.items() if k.startswith(OUTSIDE + "/")}
     head = {k: v for k, v in tensors.items() if k.startswith(HEAD + "/")}
     if info.head is not None:
-        found = find_head(model, find_root(model)) or likely_head(model, info)
+        found = find_head(adapted) or likely_head(model, info)
         classes = [layer["class"] for layer in info.head["layers"]]
         if found is None or not found.layers:
             problems.append(

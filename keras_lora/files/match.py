@@ -1,15 +1,23 @@
 """Whether a file and a model belong together, before either is touched."""
 
-import keras
-import numpy as np
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from keras_lora.errors import refuse, shorten
+import keras
+
+from keras_lora.errors import raise_if, shorten
 from keras_lora.files.format import AdapterInfo
-from keras_lora.files.head_config import differing
-from keras_lora.methods.method import METHODS, misfits
+from keras_lora.methods import METHODS
+from keras_lora.methods.method import Method, Widths
 from keras_lora.model import surgery
-from keras_lora.model.fingerprint import by_path, differences, layer_digests
-from keras_lora.model.paths import join, own_variables, structural_paths
+from keras_lora.model.checks import other_shapes
+from keras_lora.model.fingerprint import by_path, layer_digests, other_base
+from keras_lora.model.paths import (
+    join,
+    own_variables,
+    owner,
+    structural_paths,
+)
 from keras_lora.model.surgery import Layer
 from keras_lora.rewrite.member import preview
 
@@ -47,7 +55,7 @@ def find_base(model: Layer, info: AdapterInfo, what: str) -> dict[str, Layer]:
         if path and la.weights
     ]
     problems = [*(best or [])[:50], f"layers of this model: {shorten(here)}"]
-    refuse(f"{what}: it belongs to another base", problems)
+    raise_if(f"{what}: it belongs to another base", problems)
     raise AssertionError
 
 
@@ -58,46 +66,49 @@ def wrong_base(layers: dict[str, Layer], info: AdapterInfo) -> list[str]:
         for path, layer in layers.items()
         if path not in info.trained
     }
-    expected, found = info.base["variables"], by_path(digests)
-    problems = differences(expected, found)
-    problems += [
-        f"{path}: not in the file's base"
-        for path in found
-        if path not in expected
-    ]
+    problems = other_base(info.base["variables"], by_path(digests))
     missing = [p for p in (*info.layers, *info.trained) if p not in layers]
     return problems + [f"{path}: no such layer" for path in missing]
 
 
-def find_misfits(
-    layers: dict[str, Layer], info: AdapterInfo, tensors: dict[str, np.ndarray]
+def misfits_of(
+    info: AdapterInfo,
+    layers: Mapping[str, Layer],
+    widths: Callable[[str, Method], Widths],
 ) -> dict[str, list[str]]:
-    """Says of adapted layers why they cannot carry what the file has for them.
+    """Says of layers why they cannot carry what a file has for them.
 
     Found before anything of the sizes that the file claims is made.
+
+    Args:
+        info: The file's header.
+        layers: The base's plain layers by path.
+        widths: Gives the widths that a method has to know of a layer.
+
+    Returns:
+        Problems by path, of those layers that have any.
     """
+    theirs: dict[str, dict[str, Any]] = {}
+    for key, (_, shape) in info.tensors.items():
+        theirs.setdefault(owner(key), {})[key] = keras.KerasTensor(shape)
     found = {}
     for path, settings in info.layers.items():
-        layer = layers[path]
+        if path not in layers:
+            found[path] = [f"{path}: no such layer"]
+            continue
+        method, layer = METHODS[settings["method"]], layers[path]
         try:
             specs = preview(layer, settings).weight_specs(settings)
         except (AssertionError, AttributeError):
             kind = type(layer).__name__
-            found[path] = [f"{path}: a {kind} carries no {settings['method']}"]
+            found[path] = [f"{path}: a {kind} carries no {method.name}"]
             continue
         expected = {
             join(path, name): keras.KerasTensor(shape)
             for name, (shape, _) in specs.items()
         }
-        theirs = {k: v for k, v in tensors.items() if owner(k) == path}
-        problems = differing(expected, theirs)
-        widths = METHODS[settings["method"]].widths(layer)
-        problems += misfits(path, settings, widths)
+        problems = other_shapes(expected, theirs.get(path, {}))
+        problems += method.misfits(path, settings, widths(path, method))
         if problems:
             found[path] = problems
     return found
-
-
-def owner(key: str) -> str:
-    """The path of the layer that a key in a file belongs to."""
-    return key.rpartition("/")[0]

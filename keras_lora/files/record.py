@@ -1,9 +1,9 @@
 """Checks of the JSON record in an adapter file: types, ranges, owners."""
 
-from collections.abc import Callable
 from typing import Any
 
-from keras_lora.settings import positive_int, positive_number, share
+from keras_lora.methods import METHODS
+from keras_lora.model.paths import owner as owner_of
 
 HEAD = "@head"
 OUTSIDE = "@outside"
@@ -13,7 +13,6 @@ MOST_HEAD_LAYERS = 100
 DEEPEST = 12
 LARGEST = 3e38
 SMALLEST = 1e-38
-Get = Callable[..., Any]
 
 
 def _is_names(value: Any) -> bool:
@@ -59,46 +58,10 @@ def _wrong_settings(path: str, settings: Any) -> list[str]:
     """Says what of one layer's settings is missing or out of range."""
     where = f"record, layer {path!r}"
     method = settings.get("method") if isinstance(settings, dict) else None
-    if not isinstance(method, str) or method not in CHECKS:
+    known = METHODS.get(method) if isinstance(method, str) else None
+    if known is None or known.check is None:
         return [f"{where}: unknown method"]
-    return [f"{where}: {problem}" for problem in CHECKS[method](settings.get)]
-
-
-def _wrong_low_rank(get: Get) -> list[str]:
-    """Says what of a low-rank adapter's settings is out of range."""
-    problems = share("dropout", get("dropout"))
-    problems += positive_int("rank", get("rank"))
-    return problems + positive_number("alpha", get("alpha"))
-
-
-def _wrong_bottleneck(get: Get) -> list[str]:
-    """Says what of a bottleneck's settings is out of range."""
-    problems = share("dropout", get("dropout"))
-    problems += positive_int("width", get("width"))
-    factor = get("reduction_factor")
-    problems += positive_number("reduction_factor", factor)
-    if get("bottleneck", ...) is not None:
-        problems += positive_int("bottleneck", get("bottleneck"))
-    for name, kind in (("activation", str), ("layer_norm", bool)):
-        if not isinstance(get(name), kind):
-            problems.append(f"{name}={get(name)!r}")
-    return problems
-
-
-def _wrong_parallel(get: Get) -> list[str]:
-    """Says what of a parallel adapter's settings is out of range."""
-    problems = _wrong_bottleneck(get)
-    problems += positive_int("width_in", get("width_in"))
-    return problems + positive_number("scale", get("scale"))
-
-
-CHECKS: dict[str, Callable[[Get], list[str]]] = {
-    "lora": _wrong_low_rank,
-    "dora": _wrong_low_rank,
-    "ia3": lambda get: [],
-    "bottleneck": _wrong_bottleneck,
-    "parallel": _wrong_parallel,
-}
+    return [f"{where}: {problem}" for problem in known.check(settings)]
 
 
 def _out_of_float32(path: str, settings: Any) -> list[str]:
@@ -174,7 +137,7 @@ def wrong_tensors(
     owners = {*record["layers"], *record["trained"]}
     problems = []
     for key, (dtype, _) in tensors.items():
-        owner = key.rpartition("/")[0]
+        owner = owner_of(key)
         adapts = owner in record["layers"] and owner not in record["trained"]
         allowed = ("F32",) if adapts else FLOATS + INTEGERS
         if dtype not in allowed:

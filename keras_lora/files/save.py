@@ -4,31 +4,16 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from keras_lora.errors import refuse
-from keras_lora.files.format import (
-    not_finite,
-    write_adapter,
-)
-from keras_lora.files.head import (
-    Head,
-    base_of,
-    find_head,
-    find_root,
-    named_head,
-    to_numpy,
-)
+from keras_lora.errors import raise_if
+from keras_lora.files.format import not_finite, write_adapter, wrong_file
+from keras_lora.files.head import Head, find_head, named_head, to_numpy
 from keras_lora.files.record import OUTSIDE
 from keras_lora.model.fingerprint import by_path, differences, layer_digests
 from keras_lora.model.paths import join, own_variables, structural_paths
 from keras_lora.model.surgery import Layer
-from keras_lora.rewrite.checks import incomplete, switched_off
-from keras_lora.rewrite.member import (
-    hosts,
-    is_host,
-    member_of,
-    members,
-    membership,
-)
+from keras_lora.rewrite.adapted import Adapted
+from keras_lora.rewrite.member import is_host
+from keras_lora.rewrite.membership import member_of, membership
 from keras_lora.version import __version__
 
 
@@ -53,10 +38,10 @@ class Outside:
         return found
 
 
-def find_outside(model: Layer, head: str | None) -> Outside:
+def find_outside(adapted: Adapted, head: str | None) -> Outside:
     """Looks for what a model has on top of its adapted base."""
-    found = named_head(model, head) if head else None
-    found = found or find_head(model, find_root(model))
+    model = adapted.model
+    found = named_head(model, head) if head else find_head(adapted)
     if found is not None and (found.config() is None or not found.layers):
         found = None
     of_head = {id(layer) for layer in found.layers} if found else set()
@@ -105,9 +90,9 @@ def save_adapter(
     ```
     """
     what = f"{path} was not saved"
-    found = members(model)
-    refuse(what, incomplete(model, found) + switched_off(found))
-    base = base_of(found)
+    adapted = Adapted(model)
+    raise_if(what, adapted.problems + adapted.switched_off)
+    base, found = adapted.base, adapted.layers
     digests = {
         path: layer_digests(layer, base.sampled)
         for path, layer in found.items()
@@ -121,12 +106,11 @@ def save_adapter(
         f"the base has changed since `inject`: {problem}"
         for problem in differences(by_path(expected), by_path(digests))
     ]
-    outside = find_outside(model, head)
+    outside = find_outside(adapted, head)
     variables = {**trained_variables(found), **outside.variables()}
     tensors = {key: to_numpy(v) for key, v in variables.items()}
-    settings = in_file_form(hosts(model), tensors)
+    settings = in_file_form(adapted.hosts, tensors)
     problems += not_finite(tensors)
-    refuse(what, problems)
     record = {
         "version": __version__,
         "layers": settings,
@@ -136,26 +120,27 @@ def save_adapter(
         "base": {
             "sampled": base.sampled,
             "variables": by_path(digests),
-            "outputs": base.outputs,
+            "outputs": base.outputs and [list(o) for o in base.outputs],
         },
     }
+    raise_if(what, problems + wrong_file(record, tensors))
     write_adapter(path, tensors, record)
 
 
 def in_file_form(
-    adapted: dict[str, Any], tensors: dict[str, Any]
+    hosts: dict[str, Any], tensors: dict[str, Any]
 ) -> dict[str, Any]:
     """Brings adapter weights into the form that any base can load.
 
     Args:
-        adapted: Hosts by path.
+        hosts: Adapted layers by path.
         tensors: Values by key in a file; changed in place.
 
     Returns:
         Each host's settings in the file.
     """
     settings = {}
-    for path, host in adapted.items():
+    for path, host in hosts.items():
         own = {
             name: tensors.pop(join(path, name)) for name in host.adapter_weights
         }

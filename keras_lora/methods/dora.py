@@ -8,9 +8,20 @@ from keras import ops
 
 from keras_lora.methods.host import Specs
 from keras_lora.methods.lora.config import LowRankConfig
-from keras_lora.methods.lora.dense import LoRADense, LoRAEinsumDense, Multiplied
-from keras_lora.methods.lora.layers import lora_class
-from keras_lora.methods.lora.low_rank import register
+from keras_lora.methods.lora.dense import (
+    LinearLoRA,
+    LoRADense,
+    LoRAEinsumDense,
+)
+from keras_lora.methods.lora.layers import matching_class
+from keras_lora.methods.lora.low_rank import (
+    rank_and_alpha,
+    register,
+    wrong_low_rank,
+)
+from keras_lora.methods.lora.stack import LoRAStack
+from keras_lora.methods.method import Method
+from keras_lora.methods.stack import Arrays, Kind, Shapes
 from keras_lora.model.surgery import Layer
 
 SHORTEST = 1e-12
@@ -45,7 +56,7 @@ class DoRAConfig(LowRankConfig):
     ```
 
     References:
-        - [DoRA: Weight-Decomposed Low-Rank Adaptation](
+        - [DoRA: Weight-DoRA Low-Rank Adaptation](
           https://arxiv.org/abs/2402.09353)
     """
 
@@ -72,7 +83,7 @@ def growth(w: Any, a: Any, b: Any, magnitude: Any) -> Any:
     return (before + magnitude) / ops.stop_gradient(after) - 1
 
 
-class Decomposed(Multiplied):
+class DoRA(LinearLoRA):
     """A host whose columns learn direction and length apart."""
 
     method: ClassVar[str] = "dora"
@@ -109,7 +120,7 @@ class Decomposed(Multiplied):
 
 
 @register
-class DoRADense(Decomposed, LoRADense):
+class DoRADense(DoRA, LoRADense):
     """A `Dense` layer with frozen weights and a trained DoRA update.
 
     Args:
@@ -132,7 +143,7 @@ class DoRADense(Decomposed, LoRADense):
     ```
 
     References:
-        - [DoRA: Weight-Decomposed Low-Rank Adaptation](
+        - [DoRA: Weight-DoRA Low-Rank Adaptation](
           https://arxiv.org/abs/2402.09353)
     """
 
@@ -140,7 +151,7 @@ class DoRADense(Decomposed, LoRADense):
 
 
 @register
-class DoRAEinsumDense(Decomposed, LoRAEinsumDense):
+class DoRAEinsumDense(DoRA, LoRAEinsumDense):
     """An `EinsumDense` layer with a trained DoRA update.
 
     The kernel counts as a matrix as in `LoRAEinsumDense`; its columns are
@@ -169,7 +180,7 @@ class DoRAEinsumDense(Decomposed, LoRAEinsumDense):
     ```
 
     References:
-        - [DoRA: Weight-Decomposed Low-Rank Adaptation](
+        - [DoRA: Weight-DoRA Low-Rank Adaptation](
           https://arxiv.org/abs/2402.09353)
     """
 
@@ -181,9 +192,39 @@ def dora_class(layer: Layer) -> type | None:
     return matching_class(layer, DoRADense, DoRAEinsumDense)
 
 
-def matching_class(
-    layer: Layer, dense: type, einsum_dense: type
-) -> type | None:
-    """Which of two classes a layer's LoRA class goes with, or None."""
-    found = {LoRADense: dense, LoRAEinsumDense: einsum_dense}
-    return found.get(lora_class(layer))  # type: ignore[arg-type]
+class DoRAStack(LoRAStack):
+    """Factors, and by which share each column grows, which is in `B` too."""
+
+    reads: ClassVar[tuple[str, ...]] = ("inputs", "outputs")
+
+    @staticmethod
+    def shapes(host: Any, kind: Kind) -> Shapes:
+        shapes = LoRAStack.shapes(host, kind)
+        return {**shapes, "growth": (shapes["lora_b"][1],)}
+
+    @staticmethod
+    def values(
+        host: Any, settings: dict[str, Any], weights: Arrays, kind: Kind
+    ) -> Arrays:
+        values = LoRAStack.values(host, settings, weights, kind)
+        a, b = values["lora_a"], values["lora_b"]
+        factors = map(ops.convert_to_tensor, (a, b, weights["magnitude"]))
+        more = growth(host.kernel_matrix(), *factors)
+        more = ops.convert_to_numpy(more)
+        return {"lora_a": a, "lora_b": b * (1 + more), "growth": more}
+
+    def apply(self, host: Any, x: Any, y: Any, ids: Any) -> Any:
+        more = self.variables["growth"]
+        longer = host.rows_scaled(host.unbiased(y), more, ids)
+        return super().apply(host, x, y, ids) + ops.cast(longer, y.dtype)
+
+
+DORA = Method(
+    "dora",
+    DoRAConfig,
+    dora_class,
+    rank_and_alpha,
+    check=wrong_low_rank,
+    stack=DoRAStack,
+    reads_kernel=True,
+)

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import keras
 
-from keras_lora.errors import refuse
+from keras_lora.errors import raise_if
 from keras_lora.model import surgery
 
 Specs = dict[str, tuple[tuple[int, ...], Any]]
@@ -13,6 +13,24 @@ Specs = dict[str, tuple[tuple[int, ...], Any]]
 def learns_fast(variable: Any) -> bool:
     """Whether a host declared that LoRA+ trains a variable at a higher rate."""
     return bool(getattr(variable, "learns_fast", False))
+
+
+class Setting:
+    """A layer's argument, read off its adapter's settings.
+
+    An attribute of that name that the layer has itself goes before it.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, layer: Any, owner: type | None = None) -> Any:
+        if layer is None:
+            return self
+        try:
+            return layer.adapter_settings[self.name]
+        except KeyError:
+            raise AttributeError(self.name) from None
 
 
 class AdapterHost:
@@ -142,7 +160,7 @@ class AdapterHost:
         own = {name: store[name] for name in list(store.keys())}
         values = {k: own.pop(k) for k in self.adapter_weights if k in own}
         if values:
-            refuse(
+            raise_if(
                 f"Layer {self.name!r} was not loaded",
                 [
                     f"the file has no {name!r}"

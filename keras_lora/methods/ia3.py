@@ -5,13 +5,19 @@ from typing import Any, ClassVar
 
 from keras import ops
 
-from keras_lora.errors import refuse
-from keras_lora.methods.dora import matching_class
+from keras_lora.errors import raise_if
 from keras_lora.methods.host import Specs
-from keras_lora.methods.lora.config import Blocks, Targets
-from keras_lora.methods.lora.dense import LoRADense, LoRAEinsumDense, Multiplied
+from keras_lora.methods.lora.dense import (
+    LinearLoRA,
+    LoRADense,
+    LoRAEinsumDense,
+)
+from keras_lora.methods.lora.layers import matching_class
+from keras_lora.methods.method import Method, Plan
+from keras_lora.methods.stack import Arrays, Kind, Shapes, Stack
 from keras_lora.model.surgery import Layer
 from keras_lora.settings import wrong_layers, wrong_targets
+from keras_lora.targets import Blocks, Targets, in_blocks, linear_targets
 
 KEYS_VALUES_AND_WIDE = (
     r"(?:.*/)?(?:key|value|feedforward_intermediate_dense|ffw_gating(?:_\d+)?)"
@@ -57,14 +63,28 @@ class IA3Config:
         problems = wrong_layers(self.layers)
         if self.targets is not None:
             problems += wrong_targets(self.targets)
-        refuse("IA3Config", problems)
+        raise_if("IA3Config", problems)
 
     def settings_for(self, path: str) -> dict[str, Any]:
         """What the layer at `path` gets, as it stands in a file."""
         return {"method": self.method}
 
+    def plan(
+        self, method: Method, layers: dict[str, Layer], trained: set[str]
+    ) -> Plan:
+        """Factors on the outputs of linear layers."""
+        targets, problems = linear_targets(
+            layers,
+            KEYS_VALUES_AND_WIDE if self.targets is None else self.targets,
+            trained,
+            method.layer,
+        )
+        targets, outside = in_blocks(layers, targets, self.layers)
+        settings = {path: self.settings_for(path) for path in targets}
+        return Plan(settings, problems + outside)
 
-class Rescaled(Multiplied):
+
+class IA3Linear(LinearLoRA):
     """A host whose columns learn factors; it has no `A` and no `B`."""
 
     neutral_weights: ClassVar[tuple[str, ...]] = ("gain",)
@@ -88,14 +108,51 @@ class Rescaled(Multiplied):
         return False
 
 
-class RescaledDense(Rescaled, LoRADense):
+class IA3Dense(IA3Linear, LoRADense):
     """A `Dense` host."""
 
 
-class RescaledEinsumDense(Rescaled, LoRAEinsumDense):
+class IA3EinsumDense(IA3Linear, LoRAEinsumDense):
     """An `EinsumDense` host."""
 
 
-def rescaled_class(layer: Layer) -> type | None:
+def ia3_class(layer: Layer) -> type | None:
     """The class that makes a layer a host of factors, or None."""
-    return matching_class(layer, RescaledDense, RescaledEinsumDense)
+    return matching_class(layer, IA3Dense, IA3EinsumDense)
+
+
+class IA3Stack(Stack):
+    """Factors of a layer's output; a kind of no size fits all of them."""
+
+    unit = ""
+    before_activation = False
+    reads: ClassVar[tuple[str, ...]] = ("outputs",)
+
+    @staticmethod
+    def kind_of(settings: dict[str, Any]) -> Kind:
+        return Kind(settings["method"], 0)
+
+    @staticmethod
+    def shapes(host: Any, kind: Kind) -> Shapes:
+        return {"gain": (host._sizes()[1],)}
+
+    @staticmethod
+    def values(
+        host: Any, settings: dict[str, Any], weights: Arrays, kind: Kind
+    ) -> Arrays:
+        return weights
+
+    def apply(self, host: Any, x: Any, y: Any, ids: Any) -> Any:
+        gain = self.variables["gain"]
+        more = host.rows_scaled(ops.cast(y, "float32"), gain, ids)
+        return y + ops.cast(more, y.dtype)
+
+
+IA3 = Method(
+    "ia3",
+    IA3Config,
+    ia3_class,
+    lambda settings, weights: f"{weights['gain'].shape[0]} factors",
+    check=lambda settings: [],
+    stack=IA3Stack,
+)

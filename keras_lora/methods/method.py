@@ -1,23 +1,62 @@
-"""The kinds of adapter there are, and what the library asks of each.
-
-What a method does at serving time is in `stacks`.
-"""
+"""What a method of fine-tuning is: one value that says all of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-from keras_lora.methods.bottleneck.layer import Wrapped, unknown_activation
-from keras_lora.methods.bottleneck.parallel import Beside, both_widths
-from keras_lora.methods.dora import dora_class
-from keras_lora.methods.ia3 import rescaled_class
-from keras_lora.methods.lora.layers import lora_class
-from keras_lora.methods.lora.pissa import relative_class
+from keras_lora.methods.stack import Stack
 from keras_lora.model.surgery import Layer
-from keras_lora.model.widths import output_width
 
 Settings = dict[str, Any]
+"""What one layer gets, as it stands in a file; `"method"` has the name."""
+SettingsOf = dict[str, Settings]
+"""Those of several layers, by path."""
 Widths = dict[str, int | str]
+Fill = Callable[[dict[str, Any]], None]
+Begin = Callable[[Layer, dict[str, Layer], SettingsOf], tuple[SettingsOf, Fill]]
+
+
+def as_initialized(
+    root: Layer, targets: dict[str, Layer], settings: SettingsOf
+) -> tuple[SettingsOf, Fill]:
+    """For weights that start as their initializers say."""
+    return settings, lambda hosts: None
+
+
+@dataclass
+class Plan:
+    """What a config comes to on a model.
+
+    Attributes:
+        settings: Of each target, by its path.
+        problems: What speaks against it.
+        begin: Looks at the base, the targets and their settings before
+            anything is attached; gives the settings to attach with, and what
+            fills the hosts' weights then.
+    """
+
+    settings: SettingsOf = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    begin: Begin = as_initialized
+
+
+class Config(Protocol):
+    """What to attach, and where."""
+
+    @property
+    def method(self) -> str:
+        """The name of the method."""
+
+    def plan(
+        self, method: "Method", layers: dict[str, Layer], trained: set[str]
+    ) -> Plan:
+        """Finds what to attach to a model.
+
+        Args:
+            method: The method of that name.
+            layers: The model's layers by path.
+            trained: Paths of those that train as they are.
+        """
 
 
 def no_widths(layer: Layer) -> Widths:
@@ -35,63 +74,36 @@ class Method:
     """One kind of adapter.
 
     Attributes:
-        mixin: Gives the class that makes a layer a host, or None for a layer
+        name: What files, `summary` and settings call it.
+        config: The class whose instances `inject` takes for it.
+        layer: Gives the class that makes a layer a host, or None for a layer
             that cannot be one.
         size: Gives the size of an adapter, for people.
+        check: Says what of the settings in a file is missing or out of range;
+            None for a method that is stored as another one.
+        stack: How a bank serves it; None where none does.
         widths: Gives settings that follow from the layer; one that cannot be
             known is a sentence that says why.
         misfit: Says what of the settings this Keras does not know.
         reads_kernel: Whether it needs the values of a float kernel.
     """
 
-    mixin: Callable[[Layer], type | None]
+    name: str
+    config: type
+    layer: Callable[[Layer], type | None]
     size: Callable[[Settings, dict[str, Any]], str]
+    check: Callable[[Settings], list[str]] | None = None
+    stack: type[Stack] | None = None
     widths: Callable[[Layer], Widths] = no_widths
     misfit: Callable[[Settings], list[str]] = always
     reads_kernel: bool = False
 
-
-def rank_and_alpha(settings: Settings, weights: dict[str, Any]) -> str:
-    """The size of a low-rank adapter."""
-    return f"rank {settings['rank']}, alpha {settings['alpha']:g}"
-
-
-def inner_width(settings: Settings, weights: dict[str, Any]) -> str:
-    """The size of a bottleneck."""
-    return f"bottleneck {weights['down_kernel'].shape[1]}"
-
-
-def factors(settings: Settings, weights: dict[str, Any]) -> str:
-    """How many factors there are."""
-    return f"{weights['gain'].shape[0]} factors"
-
-
-def known_activation(settings: Settings) -> list[str]:
-    """Says whether Keras has no such activation."""
-    return unknown_activation(settings["activation"])
-
-
-METHODS: dict[str, Method] = {
-    "lora": Method(lora_class, rank_and_alpha),
-    "dora": Method(dora_class, rank_and_alpha, reads_kernel=True),
-    "svd": Method(relative_class, rank_and_alpha, reads_kernel=True),
-    "ia3": Method(rescaled_class, factors),
-    "bottleneck": Method(
-        lambda layer: Wrapped,
-        inner_width,
-        lambda layer: {"width": output_width(layer)},
-        known_activation,
-    ),
-    "parallel": Method(
-        lambda layer: Beside, inner_width, both_widths, known_activation
-    ),
-}
-
-
-def misfits(path: str, settings: Settings, widths: Widths) -> list[str]:
-    """Says why a layer does not have what a file's settings say of it."""
-    return METHODS[settings["method"]].misfit(settings) + [
-        f"{path}: the file's {name} is {settings[name]}, the layer's {here}"
-        for name, here in widths.items()
-        if settings[name] != here
-    ]
+    def misfits(
+        self, path: str, settings: Settings, widths: Widths
+    ) -> list[str]:
+        """Says why a layer does not have what a file's settings say of it."""
+        return self.misfit(settings) + [
+            f"{path}: the file's {name} is {settings[name]}, the layer's {here}"
+            for name, here in widths.items()
+            if settings[name] != here
+        ]

@@ -21,26 +21,15 @@ class Kind:
     Attributes:
         method: The adapter's.
         size: Rank or inner width; smaller adapters are padded with zeros.
-        width: Width of the host's output; 0 for low-rank methods, which know
-            their own.
-        activation: Of a bottleneck.
-        layer_norm: Of a bottleneck.
-        width_in: Width of what a parallel bottleneck reads.
     """
 
     method: str
     size: int
-    width: int = 0
-    activation: str = ""
-    layer_norm: bool = False
-    width_in: int = 0
 
     @property
     def key(self) -> str:
         """Kinds with one key differ in size only: the largest serves all."""
-        if not self.activation:
-            return self.method
-        return f"{self.method}:{self.activation}:{int(self.layer_norm)}"
+        return self.method
 
 
 @dataclass
@@ -57,6 +46,8 @@ class Stack:
     variables: dict[str, Any]
     used: set[int] = field(default_factory=set)
 
+    unit: ClassVar[str]
+    """What a kind's size is called; empty where it has none."""
     before_activation: ClassVar[bool]
     """Whether it acts on the host's product rather than its output."""
     reads: ClassVar[tuple[str, ...]]

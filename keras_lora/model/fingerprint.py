@@ -91,3 +91,20 @@ def differences(
         elif here[2] != value:
             problems.append(f"{path}: other values")
     return problems
+
+
+def other_base(
+    expected: dict[str, list[Any]],
+    found: dict[str, list[Any]],
+    whose: str = "the file's",
+) -> list[str]:
+    """Says how a base is another one than a table describes.
+
+    Args:
+        expected: The table.
+        found: The base's own.
+        whose: Whose base the table is of, for the message.
+    """
+    return differences(expected, found) + [
+        f"{path}: not in {whose} base" for path in found if path not in expected
+    ]

@@ -70,6 +70,11 @@ def join(*parts: str) -> str:
     return "/".join(part for part in parts if part)
 
 
+def owner(key: str) -> str:
+    """The path of the layer that a key `<layer path>/<weight>` belongs to."""
+    return key.rpartition("/")[0]
+
+
 def own_variables(layer: Layer) -> dict[str, Any]:
     """The variables a layer owns itself, by name, adapter weights left out.
 

@@ -7,6 +7,9 @@ import keras
 from keras_lora.model import surgery
 from keras_lora.model.surgery import Layer
 
+LINEAR = (keras.layers.Dense, keras.layers.EinsumDense)
+"""Layers that multiply their input by a kernel."""
+
 
 def output_width(layer: Layer) -> int | str:
     """The width of a layer's (first) output, or why it has none."""

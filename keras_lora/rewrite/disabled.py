@@ -7,11 +7,12 @@ from typing import Any
 
 from keras import ops
 
-from keras_lora.errors import refuse
+from keras_lora.errors import raise_if
 from keras_lora.model.paths import own_variables
 from keras_lora.model.surgery import Layer
-from keras_lora.rewrite.checks import incomplete, without_originals
-from keras_lora.rewrite.member import is_host, member_of, members
+from keras_lora.rewrite.adapted import Adapted
+from keras_lora.rewrite.member import is_host
+from keras_lora.rewrite.membership import member_of
 
 _SWITCH = threading.RLock()
 HARMLESS = 2.0**-10
@@ -47,9 +48,10 @@ def disabled(model: Any) -> Iterator[Any]:
         y = base.predict(np.ones((1, 8)), verbose=0)
     ```
     """
-    found = members(model)
-    problems = incomplete(model, found) + without_originals(found)
-    refuse("disabled: nothing was changed", problems)
+    adapted = Adapted(model)
+    problems = adapted.problems + adapted.without_originals
+    raise_if("disabled: nothing was changed", problems)
+    found = adapted.layers
     with _SWITCH:
         for layer in found.values():
             _switch_off(layer)
@@ -58,7 +60,7 @@ def disabled(model: Any) -> Iterator[Any]:
     finally:
         with _SWITCH:
             moved = [p for p, layer in found.items() if not _switch_on(layer)]
-    refuse(
+    raise_if(
         "Weights were trained while their adapter was off, and set back",
         moved,
     )

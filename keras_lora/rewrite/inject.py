@@ -1,4 +1,4 @@
-"""Rewriting a model in place: inject and eject."""
+"""Rewriting a model in place: what can be, inject, and eject."""
 
 import uuid
 import weakref
@@ -7,33 +7,58 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lora.errors import refuse
-from keras_lora.methods.lora.config import Targets
-from keras_lora.methods.lora.init import Fill
-from keras_lora.methods.method import Settings
-from keras_lora.methods.plan import Config, plan
+from keras_lora.errors import raise_if
+from keras_lora.methods import method_of
+from keras_lora.methods.lora import lora_class
+from keras_lora.methods.method import (
+    Config,
+    Fill,
+    Settings,
+)
 from keras_lora.model import surgery
+from keras_lora.model.checks import not_freezable, unbuilt
 from keras_lora.model.fingerprint import is_sampled, layer_digests
 from keras_lora.model.paths import own_variables, structural_paths
 from keras_lora.model.surgery import Layer
-from keras_lora.rewrite.checks import (
-    incomplete,
-    not_freezable,
-    occupied,
-    switched_off,
-    unbuilt,
-    without_originals,
+from keras_lora.rewrite.adapted import Adapted
+from keras_lora.rewrite.checks import occupied
+from keras_lora.rewrite.member import attach_layer, detach_layer
+from keras_lora.rewrite.membership import Base, member_of, membership
+from keras_lora.settings import wrong_targets
+from keras_lora.targets import (
+    ALL_LINEAR,
+    Targets,
+    linear_targets,
+    trained_paths,
 )
-from keras_lora.rewrite.member import (
-    Base,
-    everyone,
-    join_base,
-    leave_base,
-    member_of,
-    members,
-    membership,
-)
-from keras_lora.targets.find import trained_paths
+
+
+def find_targets(model: Layer, targets: Targets = ALL_LINEAR) -> list[str]:
+    """Lists the layers that `inject` would give LoRA weights.
+
+    Args:
+        model: A built Keras model, adapted or not.
+        targets: As in `LoRAConfig`.
+
+    Returns:
+        Structural paths, in the order of the model's layers.
+
+    Raises:
+        ValueError: The model is not built, or an entry matches nothing.
+
+    Example:
+
+    ```python
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+    keras_lora.find_targets(model)  # ["dense"]
+    ```
+    """
+    layers = structural_paths(model)
+    problems = unbuilt(layers) + wrong_targets(targets)
+    raise_if("No targets were looked for", problems)
+    paths, problems = linear_targets(layers, targets, set(), lora_class)
+    raise_if("Targets were not found", problems)
+    return paths
 
 
 def inject(model: Any, config: Config, *, train: Targets = ()) -> Any:
@@ -70,14 +95,15 @@ def inject(model: Any, config: Config, *, train: Targets = ()) -> Any:
     model.compile("adam", "mse")
     ```
     """
+    method = method_of(config)
     layers = structural_paths(model)
     trained, missing = trained_paths(layers, train)
-    wanted = plan(config, layers, trained)
+    wanted = config.plan(method, layers, trained)
     problems = unbuilt(layers) + occupied(layers) + not_freezable(layers)
     problems += missing + wanted.problems
-    refuse("inject: nothing was changed", problems)
+    raise_if("inject: nothing was changed", problems)
     targets = {path: layers[path] for path in wanted.settings}
-    settings, fill = wanted.start.begin(model, targets, wanted.settings)
+    settings, fill = wanted.begin(model, targets, wanted.settings)
     attach(layers, settings, trained, fill)
     surgery.forget_compiled(layers.values())
     return model
@@ -104,12 +130,12 @@ def attach(
         trained=tuple(path for path in layers if path in trained),
         outputs=base_outputs(layers),
     )
-    fellows = weakref.WeakSet(layers.values())
+    together = weakref.WeakSet(layers.values())
     try:
         for path, layer in layers.items():
-            join_base(layer, base, path, settings.get(path))
+            attach_layer(layer, base, path, settings.get(path))
             mine = member_of(layer)
-            mine.fellows = fellows
+            mine.attached_with = together
             if path in trained:
                 mine.originals = {
                     name: ops.convert_to_numpy(variable).copy()
@@ -121,7 +147,7 @@ def attach(
     except BaseException:
         for layer in layers.values():
             if membership(layer) is not None:
-                leave_base(layer)
+                detach_layer(layer)
         raise
 
 
@@ -168,14 +194,13 @@ def eject(model: Any) -> Any:
     keras_lora.eject(base)
     ```
     """
-    found = members(model)
-    problems = incomplete(model, found) + switched_off(found)
-    problems += without_originals(found)
-    refuse("eject: nothing was changed", problems)
-    layers = everyone(found)
+    found = Adapted(model)
+    problems = found.problems + found.switched_off + found.without_originals
+    raise_if("eject: nothing was changed", problems)
+    layers = found.all_layers
     for layer in layers:
         for name, value in (member_of(layer).originals or {}).items():
             own_variables(layer)[name].assign(value)
-        leave_base(layer)
+        detach_layer(layer)
     surgery.forget_compiled(layers)
     return model

@@ -8,87 +8,26 @@ model, and a composite layer's config knows nothing of its sublayers.
 """
 
 import functools
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import keras
-import numpy as np
 
-from keras_lora.errors import refuse
+from keras_lora.errors import raise_if
+from keras_lora.methods import METHODS
 from keras_lora.methods.host import AdapterHost
-from keras_lora.methods.method import METHODS, Settings
+from keras_lora.methods.method import Settings
 from keras_lora.model import surgery
+from keras_lora.model.classes import class_on
 from keras_lora.model.fingerprint import layer_digests
 from keras_lora.model.paths import join, own_variables, structural_paths
 from keras_lora.model.surgery import Layer
-
-
-@dataclass(frozen=True)
-class Base:
-    """What all members of one adapted base share.
-
-    Attributes:
-        uid: Tells two adapted bases in one model apart.
-        sampled: Whether digests are of samples.
-        hosts: Paths of the layers with adapter weights.
-        trained: Paths of the layers left trainable.
-        outputs: Path and tensor index of what makes each output of the base;
-            None where no layer does, or the base has no graph.
-    """
-
-    uid: str
-    sampled: bool
-    hosts: tuple[str, ...]
-    trained: tuple[str, ...]
-    outputs: tuple[tuple[str, int], ...] | None
-
-
-@dataclass(eq=False)
-class Membership:
-    """One layer's place in an adapted base, and how to undo it."""
-
-    base: Base
-    path: str
-    flag: bool
-    variable_flags: list[tuple[Any, bool]]
-    digests: dict[str, list[Any]] | None = None
-    originals: dict[str, np.ndarray] | None = None
-    switched_off: list[tuple[Any, np.ndarray]] = field(default_factory=list)
-    off_depth: int = 0
-    plain: Any = None
-    fellows: Any = ()
-
-
-def membership(layer: Layer) -> Membership | None:
-    """A layer's membership, or None for a layer of no adapted base."""
-    return layer.__dict__.get("_keras_lora")
-
-
-def member_of(layer: Layer) -> Membership:
-    """The membership of a layer that has one."""
-    found = membership(layer)
-    assert found is not None
-    return found
-
-
-def members(model: Layer) -> dict[str, Layer]:
-    """All members at or below `model`, by their path in the base."""
-    return {
-        found.path: layer
-        for layer in surgery.every_layer(model)
-        if (found := membership(layer)) is not None
-    }
-
-
-def everyone(found: dict[str, Layer]) -> list[Layer]:
-    """Some members and all others that were attached with them.
-
-    A base that was flattened into an outer model is not a layer of it.
-    """
-    layers = {id(layer): layer for layer in found.values()}
-    for layer in found.values():
-        layers.update((id(la), la) for la in member_of(layer).fellows)
-    return [la for la in layers.values() if membership(la) is not None]
+from keras_lora.rewrite.membership import (
+    Base,
+    Membership,
+    member_of,
+    membership,
+)
 
 
 class Member:
@@ -161,7 +100,7 @@ class Member:
 def refuse_if_off(layer: Layer, what: str) -> None:
     """Raises where `disabled` has put a member's values aside."""
     off = member_of(layer).off_depth
-    refuse(
+    raise_if(
         f"Layer {layer.name!r} was not {what}",
         ["the adapter is switched off by `disabled`"] if off else [],
     )
@@ -176,45 +115,28 @@ def is_host(layer: Layer) -> bool:
     )
 
 
-def hosts(model: Layer) -> dict[str, Any]:
-    """All layers with injected adapter weights, by their path in the base."""
-    found = members(model).items()
-    return {path: layer for path, layer in found if is_host(layer)}
-
-
-_CLASSES: dict[tuple[Any, Any], Any] = {}
-
-
 def member_class(host: Any, mixin: Any) -> Any:
-    """The one class of members whose own class is `host`.
-
-    It keeps the host's name, by which Keras keys weight files.
-    """
-    if (host, mixin) not in _CLASSES:
-        bases = (Member, mixin, host) if mixin else (Member, host)
-        names = ("__module__", "__qualname__", "__doc__")
-        body = {name: getattr(host, name) for name in names}
-        cls = type(host.__name__, bases, {**body, "_host_class": host})
-        register = keras.saving.register_keras_serializable
-        _CLASSES[host, mixin] = register("keras_lora", "Member")(cls)
-    return _CLASSES[host, mixin]
+    """The one class of members whose own class is `host`."""
+    mixins = (Member, mixin) if mixin else (Member,)
+    return register(class_on(host, *mixins))
 
 
+register = keras.saving.register_keras_serializable("keras_lora", "Member")
 member_class(keras.layers.Layer, AdapterHost)
 
 
-def method_class(layer: Layer, settings: Settings | None) -> Any:
+def host_class(layer: Layer, settings: Settings | None) -> Any:
     """The mixin that gives a layer the adapter that `settings` describe."""
     if settings is None:
         return AdapterHost
-    found = METHODS[settings["method"]].mixin(layer)
+    found = METHODS[settings["method"]].layer(layer)
     assert found is not None
     return found
 
 
 def preview(layer: Layer, settings: Settings) -> Any:
     """The layer as the host it would be; nothing is changed."""
-    cls = member_class(type(layer), method_class(layer, settings))
+    cls = member_class(type(layer), host_class(layer, settings))
     return surgery.view(layer, cls)
 
 
@@ -226,7 +148,7 @@ def rejoin(
         surgery.when_built(root, lambda: rejoin(root, base, path, settings))
         return
     layers = structural_paths(root)
-    refuse(
+    raise_if(
         f"The adapter of {root.name!r} was not restored",
         [
             f"{join(path, rel)}: not among the layers that the config of "
@@ -237,7 +159,7 @@ def rejoin(
     )
     for rel, layer in layers.items():
         act = functools.partial(
-            join_base, layer, base, join(path, rel), settings.get(rel)
+            attach_layer, layer, base, join(path, rel), settings.get(rel)
         )
         if layer.built:
             act()
@@ -245,7 +167,7 @@ def rejoin(
             surgery.when_built(layer, act)
 
 
-def join_base(
+def attach_layer(
     layer: Layer, base: Base, path: str, settings: Settings | None = None
 ) -> None:
     """Makes one built layer a member, unless it is one already."""
@@ -271,14 +193,14 @@ def join_base(
     bare = not (mine.variable_flags or surgery.children(layer) or makes_output)
     if settings is None and (bare or surgery.is_container(layer)):
         return
-    mixin = method_class(layer, settings)
+    mixin = host_class(layer, settings)
     surgery.set_class(layer, member_class(type(layer), mixin))
     layer.freeze()
     if settings is not None:
         layer.attach(settings)
 
 
-def leave_base(layer: Layer) -> None:
+def detach_layer(layer: Layer) -> None:
     """Makes one member the plain layer it was; its values stay."""
     mine = member_of(layer)
     if isinstance(layer, AdapterHost):

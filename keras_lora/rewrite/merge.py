@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_lora.errors import refuse
+from keras_lora.errors import raise_if
 from keras_lora.model import surgery
-from keras_lora.rewrite.checks import incomplete, switched_off
-from keras_lora.rewrite.member import everyone, hosts, leave_base, members
+from keras_lora.rewrite.adapted import Adapted
+from keras_lora.rewrite.member import detach_layer
 
 
 def merge(model: Any) -> Any:
@@ -42,16 +42,16 @@ def merge(model: Any) -> Any:
         - [LoRA: Low-Rank Adaptation of Large Language Models](
           https://arxiv.org/abs/2106.09685)
     """
-    found = members(model)
-    problems = incomplete(model, found) + switched_off(found)
-    for item in hosts(model).items():
+    found = Adapted(model)
+    problems = found.problems + found.switched_off
+    for item in found.hosts.items():
         problems += refusals(*item)
-    refuse("merge: nothing was changed", problems)
-    for host in hosts(model).values():
+    raise_if("merge: nothing was changed", problems)
+    for host in found.hosts.values():
         surgery.kernel_of(host).assign(merged_kernel(host))
-    layers = everyone(found)
+    layers = found.all_layers
     for layer in layers:
-        leave_base(layer)
+        detach_layer(layer)
     surgery.forget_compiled(layers)
     return model
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_lora.methods.method import METHODS
+from keras_lora.errors import raise_if
+from keras_lora.methods import METHODS
 from keras_lora.model import surgery
-from keras_lora.rewrite.checks import hosts_or_refuse
-from keras_lora.rewrite.member import members
+from keras_lora.rewrite.adapted import Adapted
 
 
 def count(variables: Any) -> int:
@@ -94,6 +94,8 @@ def summary(model: Any) -> Summary:
     print(keras_lora.summary(base))
     ```
     """
+    found = Adapted(model)
+    raise_if("summary", found.problems)
     rows = [
         Row(
             path,
@@ -104,9 +106,9 @@ def summary(model: Any) -> Summary:
             ),
             count(host.adapter_weights.values()),
         )
-        for path, host in hosts_or_refuse(model, "summary").items()
+        for path, host in found.hosts.items()
     ]
-    for path, layer in members(model).items():
+    for path, layer in found.layers.items():
         own = [] if surgery.children(layer) else layer.trainable_weights
         trains = not hasattr(layer, "adapter_weights") and own
         if trains:

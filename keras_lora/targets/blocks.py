@@ -1,11 +1,12 @@
 """A model's repeated blocks, and targets in some of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from keras_lora.errors import shorten
-from keras_lora.methods.lora.config import Blocks
 from keras_lora.model import surgery
 from keras_lora.model.surgery import Layer
+
+Blocks = slice | Sequence[int]
 
 
 def in_blocks(
@@ -50,7 +51,7 @@ def stacks_of_blocks(
 ) -> list[list[str]]:
     """Paths of blocks with targets, those that stand side by side together.
 
-    A block is a layer with sublayers that has fellows of its class beside it
+    A block is a layer with sublayers that has others of its class beside it
     and is in no other block.
     """
     stacks: dict[tuple[str, type], list[str]] = {}

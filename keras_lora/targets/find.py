@@ -1,51 +1,16 @@
-"""Which layers of a model get what: targets, layers that train, settings."""
+"""Which layers of a model get what: targets, and layers that train."""
 
 import warnings
 from collections.abc import Callable
 
 import keras
 
-from keras_lora.errors import refuse, shorten
-from keras_lora.methods.lora.config import (
-    ALL_LINEAR,
-    Targets,
-    matches,
-    select,
-)
-from keras_lora.methods.lora.layers import LINEAR, lora_class
-from keras_lora.model.paths import structural_paths
+from keras_lora.errors import shorten
 from keras_lora.model.surgery import Layer
-from keras_lora.rewrite.checks import unbuilt
+from keras_lora.model.widths import LINEAR
 from keras_lora.settings import wrong_targets
+from keras_lora.targets.names import ALL_LINEAR, Targets, matches, select
 from keras_lora.targets.placements import PLACEMENTS
-
-
-def find_targets(model: Layer, targets: Targets = ALL_LINEAR) -> list[str]:
-    """Lists the layers that `inject` would give LoRA weights.
-
-    Args:
-        model: A built Keras model, adapted or not.
-        targets: As in `LoRAConfig`.
-
-    Returns:
-        Structural paths, in the order of the model's layers.
-
-    Raises:
-        ValueError: The model is not built, or an entry matches nothing.
-
-    Example:
-
-    ```python
-    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
-    keras_lora.find_targets(model)  # ["dense"]
-    ```
-    """
-    layers = structural_paths(model)
-    problems = unbuilt(layers) + wrong_targets(targets)
-    refuse("No targets were looked for", problems)
-    paths, problems = lora_targets(layers, targets, set())
-    refuse("Targets were not found", problems)
-    return paths
 
 
 def trained_paths(
@@ -70,11 +35,11 @@ def trained_paths(
     ]
 
 
-def lora_targets(
+def linear_targets(
     layers: dict[str, Layer],
     targets: Targets,
     trained: set[str],
-    mixin: Callable[[Layer], type | None] = lora_class,
+    layer_class: Callable[[Layer], type | None],
 ) -> tuple[list[str], list[str]]:
     """Matches `targets` against the layers that can carry low-rank weights.
 
@@ -82,12 +47,12 @@ def lora_targets(
         layers: The model's layers by path.
         targets: As in `LoRAConfig`.
         trained: Paths of those that train as they are.
-        mixin: Gives the class that makes a layer a host, or None.
+        layer_class: Gives the class that makes a layer a host, or None.
     """
     able = [
         path
         for path, layer in layers.items()
-        if mixin(layer) and path not in trained
+        if layer_class(layer) and path not in trained
     ]
     if targets == ALL_LINEAR:
         linear = [p for p, la in layers.items() if isinstance(la, LINEAR)]

@@ -4,9 +4,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from keras_lora.methods.lora.layers import LINEAR
 from keras_lora.model.surgery import Layer
-from keras_lora.model.widths import output_width
+from keras_lora.model.widths import LINEAR, output_width
 
 FEED_FORWARD_OUTPUT = (
     r"(?:.*/)?(?:feedforward_output_dense|ffw_linear(?:_\d+)?)"

@@ -11,7 +11,7 @@ from keras import layers
 
 import keras_lora
 from keras_lora import AdapterConfig, LoRAConfig
-from keras_lora.methods.lora.config import matches, pattern_matches, select
+from keras_lora.targets.names import matches, pattern_matches, select
 from tests.helpers import fill, numpy_of
 from tests.models import KINDS, hub, set_random
 

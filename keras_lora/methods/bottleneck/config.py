@@ -1,10 +1,13 @@
 """What bottlenecks to attach, and where."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from keras_lora.errors import refuse
-from keras_lora.methods.lora.config import Blocks, Targets
+from keras_lora.errors import raise_if
+from keras_lora.methods.method import Method, Plan
+from keras_lora.model.paths import join
+from keras_lora.model.surgery import Layer
 from keras_lora.settings import (
     positive_int,
     positive_number,
@@ -13,7 +16,13 @@ from keras_lora.settings import (
     wrong_layers,
     wrong_targets,
 )
-from keras_lora.targets.placements import PLACEMENTS
+from keras_lora.targets import (
+    PLACEMENTS,
+    Blocks,
+    Targets,
+    in_blocks,
+    output_targets,
+)
 
 
 @dataclass(frozen=True)
@@ -69,24 +78,9 @@ class AdapterConfig:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        problems = []
-        if self.bottleneck is not None:
-            problems += positive_int("bottleneck", self.bottleneck)
-        problems += positive_number("reduction_factor", self.reduction_factor)
-        problems += share("dropout", self.dropout)
-        problems += wrong_layers(self.layers)
+        problems = wrong_bottleneck(vars(self)) + wrong_layers(self.layers)
         if self.targets is not None:
             problems += wrong_targets(self.targets)
-        if not isinstance(self.activation, str):
-            problems.append(
-                "`activation` must be the name of a Keras activation. "
-                f"Received: activation={self.activation!r}"
-            )
-        if not isinstance(self.layer_norm, bool):
-            problems.append(
-                "`layer_norm` must be True or False. "
-                f"Received: layer_norm={self.layer_norm!r}"
-            )
         problems += wrong_choice("placement", self.placement, PLACEMENTS)
         problems += positive_number("scale", self.scale)
         if not problems and self.scale != 1 and self.method != "parallel":
@@ -94,7 +88,7 @@ class AdapterConfig:
                 f'`scale` is for placement="parallel" alone. '
                 f"Received: scale={self.scale!r}"
             )
-        refuse("AdapterConfig", problems)
+        raise_if("AdapterConfig", problems)
 
     @property
     def method(self) -> str:
@@ -106,10 +100,65 @@ class AdapterConfig:
         parallel = self.method == "parallel"
         return {
             "method": self.method,
-            "bottleneck": self.bottleneck,
+            "bottleneck": self.bottleneck and int(self.bottleneck),
             "reduction_factor": float(self.reduction_factor),
             "activation": self.activation,
             "dropout": float(self.dropout),
             "layer_norm": self.layer_norm,
             **({"scale": float(self.scale)} if parallel else {}),
         }
+
+    def plan(
+        self, method: Method, layers: dict[str, Layer], trained: set[str]
+    ) -> Plan:
+        """Bottlenecks on outputs, whose widths have to be known."""
+        targets, problems = output_targets(
+            layers, self.targets, self.placement, trained
+        )
+        targets, outside = in_blocks(layers, targets, self.layers)
+        problems += outside + method.misfit(self.settings_for(""))
+        settings = {}
+        for path in targets:
+            widths = method.widths(layers[path])
+            problems += [
+                f"{join(path)}: {width}"
+                for width in widths.values()
+                if isinstance(width, str)
+            ]
+            settings[path] = {**self.settings_for(path), **widths}
+        return Plan(settings, problems)
+
+
+def wrong_bottleneck(settings: Mapping[str, Any]) -> list[str]:
+    """Says what of a bottleneck's own settings is missing or out of range."""
+    get = settings.get
+    problems = []
+    if get("bottleneck", ...) is not None:
+        problems += positive_int("bottleneck", get("bottleneck"))
+    factor = get("reduction_factor")
+    problems += positive_number("reduction_factor", factor)
+    problems += share("dropout", get("dropout"))
+    if not isinstance(get("activation"), str):
+        problems.append(
+            "`activation` must be the name of a Keras activation. "
+            f"Received: activation={get('activation')!r}"
+        )
+    if not isinstance(get("layer_norm"), bool):
+        problems.append(
+            "`layer_norm` must be True or False. "
+            f"Received: layer_norm={get('layer_norm')!r}"
+        )
+    return problems
+
+
+def wrong_output(settings: Mapping[str, Any]) -> list[str]:
+    """The same of one that knows its host's output."""
+    width = positive_int("width", settings.get("width"))
+    return wrong_bottleneck(settings) + width
+
+
+def wrong_parallel(settings: Mapping[str, Any]) -> list[str]:
+    """The same of one that reads its host's input."""
+    problems = positive_int("width_in", settings.get("width_in"))
+    problems += positive_number("scale", settings.get("scale"))
+    return wrong_output(settings) + problems

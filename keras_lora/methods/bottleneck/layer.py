@@ -1,4 +1,4 @@
-"""The bottleneck adapter: its math, its layer, and its place in a host."""
+"""The bottleneck adapter: its math, its layer, and its places in a host."""
 
 import math
 from typing import Any, ClassVar
@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from keras_lora.errors import refuse
+from keras_lora.errors import raise_if
 from keras_lora.methods.bottleneck.config import AdapterConfig
-from keras_lora.methods.host import AdapterHost, Specs
+from keras_lora.methods.host import AdapterHost, Setting, Specs
 from keras_lora.model import surgery
 
 
@@ -88,7 +88,7 @@ def unknown_activation(name: Any) -> list[str]:
     return [] if fits else [f"Keras has no activation named {name!r} that fits"]
 
 
-class Wrapped(Bottleneck):
+class OutputBottleneck(Bottleneck):
     """A host of any kind with a bottleneck on its output."""
 
     @property
@@ -117,6 +117,27 @@ class Wrapped(Bottleneck):
     def adapted_output(self, y: Any, args: Any, kwargs: Any) -> Any:
         """The host's (first) output `y` of a call, updated."""
         return self.add_delta(y)
+
+
+class ParallelBottleneck(OutputBottleneck):
+    """A host of any kind whose output gets `up(activation(down(x))) * scale`.
+
+    `x` is the host's first input.
+    """
+
+    def weight_specs(self, settings: dict[str, Any]) -> Specs:
+        specs = super().weight_specs(settings)
+        width = settings["width_in"]
+        (_, size), initializer = specs["down_kernel"]
+        specs["down_kernel"] = ((width, size), initializer)
+        for name in {"norm_gamma", "norm_beta"} & set(specs):
+            specs[name] = ((width,), specs[name][1])
+        return specs
+
+    def adapted_output(self, y: Any, args: Any, kwargs: Any) -> Any:
+        x = surgery.first_argument(self._host_class, args, kwargs)
+        delta = self.delta(x) * self.adapter_settings["scale"]
+        return surgery.keep_mask(y, y + ops.cast(delta, y.dtype))
 
 
 @keras.saving.register_keras_serializable(package="keras_lora")
@@ -157,6 +178,12 @@ class Adapter(Bottleneck, keras.layers.Layer):
 
     _host_class = keras.layers.Layer
 
+    bottleneck = Setting()
+    reduction_factor = Setting()
+    activation = Setting()
+    dropout = Setting()
+    layer_norm = Setting()
+
     def __init__(
         self,
         bottleneck: int | None = None,
@@ -173,7 +200,7 @@ class Adapter(Bottleneck, keras.layers.Layer):
             dropout=dropout,
             layer_norm=layer_norm,
         )
-        refuse("Adapter was not made", unknown_activation(activation))
+        raise_if("Adapter was not made", unknown_activation(activation))
         self.__dict__["adapter_settings"] = config.settings_for("")
         super().__init__(**kwargs)
         self.supports_masking = True

@@ -1,25 +1,31 @@
-"""What low-rank weights to attach where, and how targets are matched."""
+"""What low-rank weights to attach, and where."""
 
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from keras_lora.errors import refuse
-from keras_lora.methods.lora.init import Start, start_of, wrong_init
+from keras_lora.errors import raise_if
+from keras_lora.methods.lora.init import Initializer, initializer_of, wrong_init
+from keras_lora.methods.lora.low_rank import low_rank_settings, wrong_low_rank
+from keras_lora.methods.method import Method, Plan
+from keras_lora.model.surgery import Layer
 from keras_lora.settings import (
     positive_int,
     positive_number,
-    share,
     wrong_choice,
     wrong_layers,
     wrong_targets,
 )
+from keras_lora.targets import (
+    ALL_LINEAR,
+    Blocks,
+    Targets,
+    in_blocks,
+    linear_targets,
+)
+from keras_lora.targets.names import first_match, pattern_matches
 
-Targets = str | Sequence[str]
-Blocks = slice | Sequence[int]
-ALL_LINEAR = "all-linear"
 SCALES: dict[str, Callable[[int], float]] = {
     "lora": lambda rank: 1.0,
     "rslora": math.sqrt,
@@ -43,13 +49,11 @@ class LowRankConfig:
     method: ClassVar[str]
 
     def __post_init__(self) -> None:
-        refuse(type(self).__name__, self.problems())
+        raise_if(type(self).__name__, self.problems())
 
     def problems(self) -> list[str]:
         """Says which settings are out of their range."""
-        problems = positive_int("rank", self.rank)
-        problems += positive_number("alpha", self.alpha)
-        problems += share("dropout", self.dropout)
+        problems = wrong_low_rank(vars(self))
         problems += wrong_targets(self.targets)
         problems += wrong_choice("scale", self.scale, SCALES)
         problems += wrong_layers(self.layers)
@@ -71,13 +75,28 @@ class LowRankConfig:
     def settings_for(self, path: str) -> dict[str, Any]:
         """What the layer at `path` gets, as it stands in a file."""
         rank = first_match(self.rank_pattern, path, self.rank)
-        alpha = float(first_match(self.alpha_pattern, path, self.alpha))
-        return {
-            "method": self.method,
-            "rank": rank,
-            "alpha": alpha * SCALES[self.scale](rank),
-            "dropout": float(self.dropout),
-        }
+        alpha = first_match(self.alpha_pattern, path, self.alpha)
+        alpha = float(alpha) * SCALES[self.scale](rank)
+        return low_rank_settings(self.method, rank, alpha, self.dropout)
+
+    def plan(
+        self, method: Method, layers: dict[str, Layer], trained: set[str]
+    ) -> Plan:
+        """Low-rank weights on linear layers."""
+        targets, problems = linear_targets(
+            layers, self.targets, trained, method.layer
+        )
+        targets, outside = in_blocks(layers, targets, self.layers)
+        problems += outside + not_adaptable(layers, targets)
+        if method.reads_kernel:
+            problems += quantized(layers, targets)
+        for name in ("rank_pattern", "alpha_pattern"):
+            problems += [
+                f"{name}: {key!r} matches none of the targets"
+                for key in getattr(self, name)
+                if not any(pattern_matches(key, path) for path in targets)
+            ]
+        return Plan({p: self.settings_for(p) for p in targets}, problems)
 
 
 @dataclass(frozen=True)
@@ -111,10 +130,11 @@ class LoRAConfig(LowRankConfig):
             outermost such. Targets outside of them are left out. None: all
             targets.
         init: Where the factors start. `"random"`: `A` random, `B` zero.
-            `"svd"` (PiSSA), `"svd-minor"` (MiLoRA): at the largest, or
-            smallest, part of rank `rank` of each base kernel, which stays as
-            it is: the update counts from there. Saved as a plain LoRA of
-            twice the rank. `EVA(batches)`: `A` from activations.
+            `"pissa"`, `"milora"`: at the largest, or smallest, part of rank
+            `rank` of each base kernel, which stays as it is: the update
+            counts from there. Saved as a plain LoRA of twice the rank; their
+            older names are `"svd"` and `"svd-minor"`. `EVA(batches)`: `A`
+            from activations.
 
     Raises:
         ValueError: A setting is out of its range; all of them are listed.
@@ -136,51 +156,43 @@ class LoRAConfig(LowRankConfig):
           https://arxiv.org/abs/2406.09044)
     """
 
-    init: str | Start = "random"
+    init: str | Initializer = "random"
 
     def __post_init__(self) -> None:
-        refuse("LoRAConfig", [*self.problems(), *wrong_init(self.init)])
+        raise_if("LoRAConfig", [*self.problems(), *wrong_init(self.init)])
 
     @property
     def method(self) -> str:  # type: ignore[override]
         """The method of the layers, which follows from how they start."""
-        return start_of(self.init).method
+        return initializer_of(self.init).method
+
+    def plan(
+        self, method: Method, layers: dict[str, Layer], trained: set[str]
+    ) -> Plan:
+        """Low-rank weights that start in one of several ways."""
+        found = super().plan(method, layers, trained)
+        initializer = initializer_of(self.init)
+        targets = {path: layers[path] for path in found.settings}
+        found.problems += initializer.problems(targets)
+        found.begin = initializer.begin
+        return found
 
 
-def matches(entry: str, path: str) -> bool:
-    """Whether a list's entry names the layer at `path`."""
-    return path == entry or path.endswith("/" + entry)
+def not_adaptable(layers: dict[str, Layer], targets: list[str]) -> list[str]:
+    """Targets whose kernel may not change by a low-rank update."""
+    return [
+        f"{path}: has a kernel constraint, which an update would break"
+        for path in targets
+        if getattr(layers[path], "kernel_constraint", None)
+        or getattr(layers[path], "embeddings_constraint", None)
+    ]
 
 
-def pattern_matches(key: str, path: str) -> bool:
-    """Whether a pattern's key matches `path` or the end of it."""
-    return re.fullmatch(f"(?:.*/)?(?:{key})", path) is not None
-
-
-def first_match(pattern: Mapping[str, Any], path: str, default: Any) -> Any:
-    """The value of the first key of `pattern` that matches `path`."""
-    for key, value in pattern.items():
-        if pattern_matches(key, path):
-            return value
-    return default
-
-
-def select(
-    targets: Targets, paths: Iterable[str]
-) -> tuple[list[str], list[str]]:
-    """Matches names or a regular expression against layer paths.
-
-    Returns:
-        The paths that match, in their order, and the entries that match none.
-    """
-    paths = list(paths)
-    if isinstance(targets, str):
-        found = [path for path in paths if re.fullmatch(targets, path)]
-        return found, [] if found else [targets]
-    chosen = {
-        entry: {path for path in paths if matches(entry, path)}
-        for entry in targets
-    }
-    union = set().union(*chosen.values())
-    found = [path for path in paths if path in union]
-    return found, [entry for entry, hit in chosen.items() if not hit]
+def quantized(layers: dict[str, Layer], targets: list[str]) -> list[str]:
+    """Targets whose kernel's values cannot be read as they are."""
+    return [
+        f"{path}: quantized ({layers[path].quantization_mode}), and this "
+        "method computes with the kernel itself; LoRAConfig does not"
+        for path in targets
+        if layers[path].quantization_mode is not None
+    ]

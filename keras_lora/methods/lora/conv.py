@@ -6,11 +6,11 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lora.methods.lora.low_rank import ByHand, LowRank, register
+from keras_lora.methods.lora.low_rank import LoRALayer, LowRank, register
 from keras_lora.model import surgery
 
 
-class Convolved(LowRank):
+class ConvLoRA(LowRank):
     """A host that convolves its input with its kernel.
 
     `A` is a kernel with `rank` filters, shared by all groups, and `B` mixes
@@ -72,7 +72,7 @@ class Convolved(LowRank):
         return self._adapted("call", inputs)
 
 
-class ConvByHand(ByHand, Convolved):
+class ConvLoRALayer(LoRALayer, ConvLoRA):
     """The constructor that the three convolutions share."""
 
     def __init__(
@@ -89,7 +89,7 @@ class ConvByHand(ByHand, Convolved):
 
 
 @register
-class LoRAConv1D(ConvByHand, keras.layers.Conv1D):
+class LoRAConv1D(ConvLoRALayer, keras.layers.Conv1D):
     """A `Conv1D` layer with a trained low-rank update.
 
     `A` is a kernel of the host's size with `rank` filters, used with the
@@ -125,7 +125,7 @@ class LoRAConv1D(ConvByHand, keras.layers.Conv1D):
 
 
 @register
-class LoRAConv2D(ConvByHand, keras.layers.Conv2D):
+class LoRAConv2D(ConvLoRALayer, keras.layers.Conv2D):
     """A `Conv2D` layer with a trained low-rank update; see `LoRAConv1D`.
 
     Args:
@@ -156,7 +156,7 @@ class LoRAConv2D(ConvByHand, keras.layers.Conv2D):
 
 
 @register
-class LoRAConv3D(ConvByHand, keras.layers.Conv3D):
+class LoRAConv3D(ConvLoRALayer, keras.layers.Conv3D):
     """A `Conv3D` layer with a trained low-rank update; see `LoRAConv1D`.
 
     Args:

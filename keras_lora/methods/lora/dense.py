@@ -6,13 +6,14 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_lora.methods.host import Setting
 from keras_lora.methods.lora.einsum import Split, split_equation
-from keras_lora.methods.lora.low_rank import ByHand, LowRank, register
+from keras_lora.methods.lora.low_rank import LoRALayer, LowRank, register
 from keras_lora.methods.lora.product import trained_product
 from keras_lora.model import surgery
 
 
-class Multiplied(LowRank):
+class LinearLoRA(LowRank):
     """A host that multiplies its input by its kernel, as an einsum says."""
 
     bias: Any
@@ -134,7 +135,7 @@ class Multiplied(LowRank):
         )
 
 
-class InDense(Multiplied):
+class DenseHost(LinearLoRA):
     """A `Dense` host."""
 
     units: int
@@ -146,7 +147,7 @@ class InDense(Multiplied):
         )
 
 
-class InEinsumDense(Multiplied):
+class EinsumDenseHost(LinearLoRA):
     """An `EinsumDense` host; a quantized one packs its kernel."""
 
     equation: str
@@ -159,7 +160,7 @@ class InEinsumDense(Multiplied):
 
 
 @register
-class LoRADense(ByHand, InDense, keras.layers.Dense):
+class LoRADense(LoRALayer, DenseHost, keras.layers.Dense):
     """A `Dense` layer with frozen weights and a trained low-rank update.
 
     Computes `activation(x W + (x A) B * alpha / rank + bias)`; `W` and the
@@ -196,6 +197,7 @@ class LoRADense(ByHand, InDense, keras.layers.Dense):
     """
 
     _host_class = keras.layers.Dense
+    rank = Setting()
 
     def __init__(
         self,
@@ -210,7 +212,7 @@ class LoRADense(ByHand, InDense, keras.layers.Dense):
 
 
 @register
-class LoRAEinsumDense(ByHand, InEinsumDense, keras.layers.EinsumDense):
+class LoRAEinsumDense(LoRALayer, EinsumDenseHost, keras.layers.EinsumDense):
     """An `EinsumDense` layer with a trained low-rank update.
 
     The kernel counts as a matrix: its axes that the input has too, flattened,
@@ -244,6 +246,7 @@ class LoRAEinsumDense(ByHand, InEinsumDense, keras.layers.EinsumDense):
     """
 
     _host_class = keras.layers.EinsumDense
+    rank = Setting()
 
     def __init__(
         self,

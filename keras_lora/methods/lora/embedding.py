@@ -5,11 +5,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lora.methods.lora.low_rank import ByHand, LowRank, register
+from keras_lora.methods.host import Setting
+from keras_lora.methods.lora.low_rank import LoRALayer, LowRank, register
 from keras_lora.model import surgery
 
 
-class Looked(LowRank):
+class EmbeddingLoRA(LowRank):
     """A host that looks rows of its table up."""
 
     input_dim: int
@@ -47,7 +48,7 @@ class Looked(LowRank):
         return self._adapted("quantized_call", inputs)
 
 
-class LookedBothWays(Looked):
+class TiedEmbeddingLoRA(EmbeddingLoRA):
     """A table that also projects back onto its rows (tied logits)."""
 
     tie_weights: bool
@@ -92,7 +93,7 @@ class LookedBothWays(Looked):
 
 
 @register
-class LoRAEmbedding(ByHand, Looked, keras.layers.Embedding):
+class LoRAEmbedding(LoRALayer, EmbeddingLoRA, keras.layers.Embedding):
     """An `Embedding` layer with a trained low-rank update.
 
     Rows of `A` are looked up and multiplied by `B`: no tensor of the table's
@@ -122,6 +123,7 @@ class LoRAEmbedding(ByHand, Looked, keras.layers.Embedding):
     """
 
     _host_class = keras.layers.Embedding
+    rank = Setting()
     named_settings = ("rank", "alpha")
 
     def __init__(
@@ -136,5 +138,5 @@ class LoRAEmbedding(ByHand, Looked, keras.layers.Embedding):
         super().__init__(input_dim, output_dim, **kwargs)
 
 
-class LoRAReversibleEmbedding(LookedBothWays, LoRAEmbedding):
+class LoRAReversibleEmbedding(TiedEmbeddingLoRA, LoRAEmbedding):
     """What `inject` puts in place of a tied embedding."""

@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_lora.errors import refuse
-from keras_lora.methods.lora.dense import Multiplied
-from keras_lora.methods.lora.init import Fill, Settings, Start
+from keras_lora.errors import raise_if
+from keras_lora.methods.lora.dense import LinearLoRA
+from keras_lora.methods.lora.init import Initializer
 from keras_lora.methods.lora.layers import lora_class
 from keras_lora.methods.lora.spectrum import leading
+from keras_lora.methods.method import Fill, Settings, SettingsOf
 from keras_lora.model import surgery
 from keras_lora.model.surgery import Layer
 from keras_lora.settings import positive_number
 
 
 @dataclass(frozen=True, eq=False)
-class EVA(Start):
+class EVA(Initializer):
     """LoRA's `A` from what flows through the base on some data.
 
     `A` starts at the directions in which a layer's inputs spread most, `B` at
@@ -58,7 +59,7 @@ class EVA(Start):
         problems = positive_number("rho", self.rho)
         if not problems and self.rho < 1:
             problems = [f"`rho` must be at least 1. Received: rho={self.rho}"]
-        refuse("EVA", problems)
+        raise_if("EVA", problems)
 
     def problems(self, layers: dict[str, Layer]) -> list[str]:
         return [
@@ -70,12 +71,15 @@ class EVA(Start):
         ]
 
     def begin(
-        self, root: Layer, targets: dict[str, Layer], settings: Settings
-    ) -> tuple[Settings, Fill]:
+        self,
+        root: Layer,
+        targets: dict[str, Layer],
+        settings: SettingsOf,
+    ) -> tuple[SettingsOf, Fill]:
         room = {p: int(self.rho * s["rank"]) for p, s in settings.items()}
         inputs = {path: Inputs(room[path]) for path in targets}
         watch(root, targets, inputs, self.batches)
-        refuse(
+        raise_if(
             "inject: nothing was changed",
             [
                 f"{path}: EVA saw no inputs of it"
@@ -132,7 +136,7 @@ class Inputs:
 def reads_vectors(layer: Layer) -> bool:
     """Whether a layer multiplies the last axes of its input by a matrix."""
     found = lora_class(layer)
-    if found is None or not issubclass(found, Multiplied):
+    if found is None or not issubclass(found, LinearLoRA):
         return False
     return bool(surgery.view(layer, found)._split().plain)
 

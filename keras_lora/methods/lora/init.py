@@ -9,14 +9,13 @@ import numpy as np
 from keras import ops
 
 from keras_lora.methods.lora.spectrum import leading, least
+from keras_lora.methods.method import Fill, SettingsOf, as_initialized
 from keras_lora.model.surgery import Layer
 
 LOG = logging.getLogger("keras_lora")
-Settings = dict[str, Any]
-Fill = Callable[[dict[str, Any]], None]
 
 
-class Start:
+class Initializer:
     """How the factors of new LoRA layers get their first values."""
 
     method: ClassVar[str] = "lora"
@@ -27,8 +26,11 @@ class Start:
         return []
 
     def begin(
-        self, root: Layer, targets: dict[str, Layer], settings: Settings
-    ) -> tuple[Settings, Fill]:
+        self,
+        root: Layer,
+        targets: dict[str, Layer],
+        settings: SettingsOf,
+    ) -> tuple[SettingsOf, Fill]:
         """Looks at the base before anything is attached.
 
         Args:
@@ -39,10 +41,10 @@ class Start:
         Returns:
             The settings to attach with, and what fills the hosts then.
         """
-        return settings, lambda hosts: None
+        return as_initialized(root, targets, settings)
 
 
-class FromKernel(Start):
+class FromKernel(Initializer):
     """Factors of a part of the kernel itself; the update counts from there.
 
     Args:
@@ -55,8 +57,11 @@ class FromKernel(Start):
         self.part = part
 
     def begin(
-        self, root: Layer, targets: dict[str, Layer], settings: Settings
-    ) -> tuple[Settings, Fill]:
+        self,
+        root: Layer,
+        targets: dict[str, Layer],
+        settings: SettingsOf,
+    ) -> tuple[SettingsOf, Fill]:
         return settings, self.fill
 
     def fill(self, hosts: dict[str, Any]) -> None:
@@ -69,11 +74,16 @@ class FromKernel(Start):
         LOG.info("SVD of %d kernels took %.1f s", len(hosts), seconds)
 
 
-STARTS: dict[str, Start] = {
-    "random": Start(),
-    "svd": FromKernel(lambda w, rank: halves(*leading(w, rank))),
-    "svd-minor": FromKernel(lambda w, rank: halves(*least(w, rank))),
+PISSA = FromKernel(lambda w, rank: halves(*leading(w, rank)))
+MILORA = FromKernel(lambda w, rank: halves(*least(w, rank)))
+INITIALIZERS: dict[str, Initializer] = {
+    "random": Initializer(),
+    "pissa": PISSA,
+    "milora": MILORA,
+    "svd": PISSA,
+    "svd-minor": MILORA,
 }
+"""By name; the last two are older names."""
 
 
 def halves(u: Any, s: Any, vt: Any) -> tuple[Any, Any]:
@@ -82,16 +92,18 @@ def halves(u: Any, s: Any, vt: Any) -> tuple[Any, Any]:
     return u * root, root[:, None] * vt
 
 
-def start_of(init: str | Start) -> Start:
-    """The start that a config's `init` stands for."""
-    return STARTS[init] if isinstance(init, str) else init
+def initializer_of(init: str | Initializer) -> Initializer:
+    """The initializer that a config's `init` stands for."""
+    return INITIALIZERS[init] if isinstance(init, str) else init
 
 
 def wrong_init(init: Any) -> list[str]:
     """Says what keeps a value from being an `init`."""
-    if isinstance(init, Start) or (isinstance(init, str) and init in STARTS):
+    if isinstance(init, Initializer) or (
+        isinstance(init, str) and init in INITIALIZERS
+    ):
         return []
-    listed = ", ".join(map(repr, STARTS))
+    listed = ", ".join(map(repr, INITIALIZERS))
     return [
         f"`init` must be one of {listed}, or keras_lora.EVA(batches). "
         f"Received: init={init!r}"

@@ -4,8 +4,9 @@ from typing import Any
 
 import keras
 
-from keras_lora.errors import refuse
+from keras_lora.errors import raise_if
 from keras_lora.methods.host import learns_fast
+from keras_lora.model.classes import class_on
 from keras_lora.model.surgery import SteppedBySpeed
 from keras_lora.settings import positive_number
 
@@ -14,10 +15,10 @@ class LoRAPlus(SteppedBySpeed):
     """Mixin for an optimizer that takes larger steps on every `B`."""
 
     ratio: float
-    _plain_class: Any
+    _host_class: Any
 
     def build(self, variables: Any) -> None:
-        refuse(
+        raise_if(
             "The optimizer was not built",
             []
             if any(learns_fast(v) for v in variables)
@@ -29,7 +30,7 @@ class LoRAPlus(SteppedBySpeed):
         return self.ratio if learns_fast(variable) else 1.0
 
     def get_config(self) -> dict[str, Any]:
-        plain = self._plain_class.from_config(super().get_config())  # type: ignore[misc]
+        plain = self._host_class.from_config(super().get_config())  # type: ignore[misc]
         serialized = keras.saving.serialize_keras_object(plain)
         return {"optimizer": serialized, "ratio": self.ratio}
 
@@ -47,9 +48,6 @@ class LoRAPlus(SteppedBySpeed):
         made = super().from_config(optimizer.get_config())  # type: ignore[misc]
         made.ratio = float(ratio)
         return made
-
-
-_CLASSES: dict[type, Any] = {}
 
 
 def lora_plus(optimizer: Any, ratio: float = 16.0) -> Any:
@@ -88,19 +86,16 @@ def lora_plus(optimizer: Any, ratio: float = 16.0) -> Any:
     """
     problems = positive_number("ratio", ratio)
     optimizer = keras.optimizers.get(optimizer)
-    plain = type(optimizer)
+    plain: Any = type(optimizer)
     if optimizer.built:
         problems.append("the optimizer is built already")
     if issubclass(plain, LoRAPlus) or hasattr(optimizer, "inner_optimizer"):
         problems.append(f"a {plain.__name__} wraps another optimizer")
     if isinstance(optimizer, keras.optimizers.Nadam):
         problems.append("Nadam cannot step some variables apart from others")
-    refuse("lora_plus gave no optimizer", problems)
-    if plain not in _CLASSES:
-        cls = type("LoRAPlus", (LoRAPlus, plain), {"_plain_class": plain})
-        register = keras.saving.register_keras_serializable
-        _CLASSES[plain] = register("keras_lora", "LoRAPlus")(cls)
-    return _CLASSES[plain].of(optimizer, ratio)
+    raise_if("lora_plus gave no optimizer", problems)
+    return register(class_on(plain, LoRAPlus)).of(optimizer, ratio)
 
 
-keras.saving.register_keras_serializable("keras_lora", "LoRAPlus")(LoRAPlus)
+register = keras.saving.register_keras_serializable("keras_lora", "LoRAPlus")
+register(LoRAPlus)

@@ -1,16 +1,41 @@
 """The low-rank delta: what every LoRA layer shares."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import keras
 from keras import ops
 
-from keras_lora.errors import refuse
-from keras_lora.methods.host import AdapterHost, Specs
+from keras_lora.errors import raise_if
+from keras_lora.methods.host import AdapterHost, Setting, Specs
 from keras_lora.model import surgery
 from keras_lora.settings import positive_int, positive_number, share
 
 register = keras.saving.register_keras_serializable(package="keras_lora")
+
+
+def wrong_low_rank(settings: Mapping[str, Any]) -> list[str]:
+    """Says what of rank, alpha and dropout is missing or out of range."""
+    problems = positive_int("rank", settings.get("rank"))
+    problems += positive_number("alpha", settings.get("alpha"))
+    return problems + share("dropout", settings.get("dropout"))
+
+
+def low_rank_settings(
+    method: str, rank: Any, alpha: Any, dropout: Any
+) -> dict[str, Any]:
+    """A layer's settings, as they stand in a file."""
+    return {
+        "method": method,
+        "rank": int(rank),
+        "alpha": float(alpha),
+        "dropout": float(dropout),
+    }
+
+
+def rank_and_alpha(settings: dict[str, Any], weights: dict[str, Any]) -> str:
+    """The size of a low-rank adapter, for people."""
+    return f"rank {settings['rank']}, alpha {settings['alpha']:g}"
 
 
 class LowRank(AdapterHost):
@@ -116,22 +141,21 @@ class LowRank(AdapterHost):
         return ops.reshape(kernel, self._sizes())
 
 
-class ByHand(LowRank):
+class LoRALayer(LowRank):
     """A LoRA layer with a constructor; its own weights are frozen."""
 
     method: ClassVar[str] = "lora"
     named_settings: ClassVar[tuple[str, ...]] = ("rank", "alpha", "dropout")
 
+    alpha = Setting()
+    dropout = Setting()
+
     def _set(self, rank: Any, alpha: Any, dropout: Any = 0.0) -> None:
-        problems = positive_int("rank", rank) + positive_number("alpha", alpha)
-        problems += share("dropout", dropout)
-        refuse(f"{type(self).__name__} was not made", problems)
-        self.__dict__["adapter_settings"] = {
-            "method": self.method,
-            "rank": rank,
-            "alpha": float(alpha),
-            "dropout": float(dropout),
-        }
+        given = {"rank": rank, "alpha": alpha, "dropout": dropout}
+        raise_if(f"{type(self).__name__} was not made", wrong_low_rank(given))
+        self.__dict__["adapter_settings"] = low_rank_settings(
+            self.method, **given
+        )
 
     def build(self, input_shape: Any = None) -> None:
         if self.adapter_weights:

@@ -13,12 +13,13 @@ from keras import ops
 from keras_lora.methods.host import Specs
 from keras_lora.methods.lora.layers import lora_class
 from keras_lora.methods.lora.low_rank import LowRank
+from keras_lora.model.classes import class_on
 from keras_lora.model.surgery import Layer
 
 Arrays = dict[str, np.ndarray]
 
 
-class Relative(LowRank):
+class PiSSA(LowRank):
     """Mixin for a LoRA class: adds `x (A B - A0 B0) * scale`."""
 
     neutral_weights: ClassVar[tuple[str, ...]] = ("lora_b", "start_b")
@@ -81,12 +82,7 @@ class Relative(LowRank):
         return plain, {"lora_a": a, "lora_b": b}
 
 
-_CLASSES: dict[type, type] = {}
-
-
-def relative_class(layer: Layer) -> type | None:
+def pissa_class(layer: Layer) -> type | None:
     """The class that makes a layer a host of such LoRA weights, or None."""
     plain = lora_class(layer)
-    if plain is not None and plain not in _CLASSES:
-        _CLASSES[plain] = type(plain.__name__, (Relative, plain), {})
-    return _CLASSES[plain] if plain is not None else None
+    return None if plain is None else class_on(plain, PiSSA)

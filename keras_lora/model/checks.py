@@ -1,0 +1,72 @@
+"""What keeps a model, or a variable, from being used: a sentence a problem."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_lora.model.surgery import Layer
+
+
+def unbuilt(layers: dict[str, Layer]) -> list[str]:
+    """Layers without weights yet; what they add later would not be frozen."""
+    root = layers[""]
+    if not root.built:
+        return [f"{root.name!r} is not built: call it on data, or `build` it"]
+    return [
+        f"{path}: not built, so its weights could not be frozen"
+        for path, layer in layers.items()
+        if not layer.built
+    ]
+
+
+def not_freezable(layers: dict[str, Layer]) -> list[str]:
+    """Layers that change their weights in training even when frozen."""
+    return [
+        f"{path}: SpectralNormalization changes its kernel in training"
+        for path, layer in layers.items()
+        if isinstance(layer, keras.layers.SpectralNormalization)
+    ] + [
+        f"{path}: quantized as {layer.quantization_mode}, which is not "
+        "supported (int8 and int4 are)"
+        for path, layer in layers.items()
+        if layer.quantization_mode not in (None, "int8", "int4")
+    ]
+
+
+def other_shapes(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """Says which values are missing, unexpected or of another shape."""
+    problems = [f"no {name!r}" for name in expected if name not in found]
+    for name, value in found.items():
+        if name not in expected:
+            problems.append(f"unexpected {name!r}")
+            continue
+        shape = tuple(expected[name].shape)
+        if shape != tuple(value.shape):
+            theirs = tuple(value.shape)
+            problems.append(f"{name!r}: shape {theirs}, expected {shape}")
+    return problems
+
+
+def differing(
+    variables: dict[str, Any], values: dict[str, np.ndarray]
+) -> list[str]:
+    """Says which values do not fit variables, in shape or in kind."""
+    problems = other_shapes(variables, values)
+    for name, value in values.items():
+        here = variables.get(name)
+        if here is not None and tuple(here.shape) == value.shape:
+            problems += wrong_kind(name, here, value)
+    return problems
+
+
+def wrong_kind(name: str, variable: Any, value: np.ndarray) -> list[str]:
+    """Says whether a variable's dtype cannot hold a value."""
+    dtype = str(keras.backend.standardize_dtype(variable.dtype))
+    if ("float" in dtype) == (value.dtype.kind in "biu"):
+        return [f"{name!r}: dtype {value.dtype}, expected {dtype}"]
+    if dtype == "float16":
+        with np.errstate(over="ignore"):
+            if not np.isfinite(value.astype("float16")).all():
+                return [f"{name!r}: values beyond {dtype}"]
+    return []

@@ -1,0 +1,24 @@
+"""Classes made while running: a layer's own, with mixins before it."""
+
+import functools
+from typing import Any
+
+
+@functools.cache
+def class_on(host: Any, *mixins: Any) -> Any:
+    """The one class of `host` with `mixins` before it.
+
+    Keras compares classes, so each is made once; and it keys weight files by
+    their names, so it keeps the host's.
+
+    Args:
+        host: A layer's class, or an optimizer's.
+        *mixins: What goes before it.
+
+    Returns:
+        A class whose `_host_class` is the plain one that it stands for.
+    """
+    names = ("__module__", "__qualname__", "__doc__")
+    body = {name: getattr(host, name) for name in names}
+    body["_host_class"] = getattr(host, "_host_class", host)
+    return type(host.__name__, (*mixins, host), body)

@@ -1,0 +1,56 @@
+"""A layer's place in an adapted base."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from keras_lora.model.surgery import Layer
+
+
+@dataclass(frozen=True)
+class Base:
+    """What all members of one adapted base share.
+
+    Attributes:
+        uid: Tells two adapted bases in one model apart.
+        sampled: Whether digests are of samples.
+        hosts: Paths of the layers with adapter weights.
+        trained: Paths of the layers left trainable.
+        outputs: Path and tensor index of what makes each output of the base;
+            None where no layer does, or the base has no graph.
+    """
+
+    uid: str
+    sampled: bool
+    hosts: tuple[str, ...]
+    trained: tuple[str, ...]
+    outputs: tuple[tuple[str, int], ...] | None
+
+
+@dataclass(eq=False)
+class Membership:
+    """One layer's place in an adapted base, and how to undo it."""
+
+    base: Base
+    path: str
+    flag: bool
+    variable_flags: list[tuple[Any, bool]]
+    digests: dict[str, list[Any]] | None = None
+    originals: dict[str, np.ndarray] | None = None
+    switched_off: list[tuple[Any, np.ndarray]] = field(default_factory=list)
+    off_depth: int = 0
+    plain: Any = None
+    attached_with: Any = ()
+
+
+def membership(layer: Layer) -> Membership | None:
+    """A layer's membership, or None for a layer of no adapted base."""
+    return layer.__dict__.get("_keras_lora")
+
+
+def member_of(layer: Layer) -> Membership:
+    """The membership of a layer that has one."""
+    found = membership(layer)
+    assert found is not None
+    return found
