@@ -1,5 +1,8 @@
 """Parameter-efficient fine-tuning for any Keras 3 model."""
 
+import importlib
+import sys
+
 from keras_lora.bank import AdapterBank
 from keras_lora.files import (
     combine,
@@ -59,3 +62,20 @@ __all__ = [
     "save_adapter",
     "summary",
 ]
+
+# Pickles of version 0.1 name the files that these were in then.
+for _old, _new in {
+    "adapter_config": "methods.bottleneck.config",
+    "bottleneck": "methods.bottleneck",
+    "config": "methods.lora.config",
+    "dora": "methods.dora",
+    "eva": "methods.lora.eva",
+    "ia3": "methods.ia3",
+    "lora_conv": "methods.lora.conv",
+    "lora_dense": "methods.lora.dense",
+    "lora_embedding": "methods.lora.embedding",
+    "surgery": "model.surgery",
+}.items():
+    sys.modules[f"{__name__}.{_old}"] = importlib.import_module(
+        f"{__name__}.{_new}"
+    )
