@@ -1,5 +1,6 @@
 """The README and the site say what runs."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import keras
 import pytest
 
+from keras_lora.methods import METHODS
 from tests.models import hub
 
 ROOT = Path(__file__).parents[1]
@@ -27,9 +29,37 @@ NOT_RUN = (
 """Starts of commands that install, train or serve; CI runs the README's."""
 
 
+BLOCK = re.compile(
+    r"(?:^<!-- (file: [\w.]+|new process) -->\n)?^```(\w+)\n(.*?)^```",
+    re.M | re.S,
+)
+"""A block of code, and what is to be done with it where a comment says so."""
+
+
+def marked_blocks(page):
+    """The code of a page, as (mark, language, text), in order."""
+    return BLOCK.findall(page.read_text())
+
+
 def blocks(page):
     """The code of a page, as (language, text), in order."""
-    return re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(), re.M | re.S)
+    return [block[1:] for block in marked_blocks(page)]
+
+
+def run_program(text, folder):
+    """Runs a block as a program of its own, in a new process."""
+    done = subprocess.run(
+        [sys.executable, "-c", text],
+        cwd=folder,
+        env={
+            **os.environ,
+            "KERAS_BACKEND": keras.backend.backend(),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)]),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def python_examples(page):
@@ -54,8 +84,12 @@ def run_command(line, folder):
 def run_page(name, folder):
     """Runs all of a page's examples; each goes on from those before."""
     scope: dict[str, object] = {"__name__": "example"}
-    for language, text in blocks(PAGES[name]):
-        if language == "python":
+    for mark, language, text in marked_blocks(PAGES[name]):
+        if mark.startswith("file: "):
+            (folder / mark.removeprefix("file: ")).write_text(text)
+        elif mark == "new process":
+            run_program(text, folder)
+        elif language == "python":
             exec(compile(text, name, "exec"), scope)
         elif language == "sh":
             for line in text.strip().splitlines():
@@ -65,14 +99,26 @@ def run_page(name, folder):
             assert language == "text", f"{name}: a block of {language}"
 
 
+@contextlib.contextmanager
+def in_folder(path):
+    """A page's own folder; what the page replaces is for no other test."""
+    known = dict(METHODS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        patch.syspath_prepend(path)
+        patch.setattr(
+            keras.backend, "clear_session", keras.backend.clear_session
+        )
+        yield path
+    METHODS.clear()
+    METHODS.update(known)
+    sys.modules.pop("lora_fa", None)
+
+
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    # One page replaces it, and what it shows is for no other test.
-    monkeypatch.setattr(
-        keras.backend, "clear_session", keras.backend.clear_session
-    )
-    return tmp_path
+def folder(tmp_path):
+    with in_folder(tmp_path) as path:
+        yield path
 
 
 @pytest.mark.parametrize(
