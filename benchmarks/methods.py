@@ -30,12 +30,7 @@ from app.learn.batches import TrainBatches, predict_texts
 from app.texts.base import Tokenizer, load_base
 from app.texts.data import Split, Splits
 from app.texts.tasks import get_task
-from benchmarks.methods_list import (
-    FULL,
-    METHODS,
-    QUICK,
-    Plan,
-)
+from benchmarks.methods_list import FULL, METHODS, QUICK, Plan
 from benchmarks.methods_table import tables
 from benchmarks.train_step import backend_version, machine
 

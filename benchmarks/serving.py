@@ -20,13 +20,7 @@ from typing import Any
 import numpy as np
 
 import keras_lora
-from benchmarks.train_step import (
-    add_settings,
-    batch,
-    build,
-    describe,
-    spread,
-)
+from benchmarks.train_step import add_settings, batch, build, describe, spread
 
 FILES = 4
 """Different adapter files; more names than these share contents."""

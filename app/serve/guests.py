@@ -7,11 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 import keras_lora
-from app.serve.limits import (
-    MAX_ADAPTER_BYTES,
-    MAX_CLASSES,
-    adapter_problems,
-)
+from app.serve.limits import MAX_ADAPTER_BYTES, MAX_CLASSES, adapter_problems
 from app.serve.served import Served
 from app.serve.service import Service
 from app.texts.tasks import TASKS

@@ -13,12 +13,7 @@ import numpy as np
 import keras_lora
 from app.learn.baselines import bag_of_words, frozen_probe
 from app.learn.batches import predict_texts
-from app.learn.training import (
-    BAG_OF_WORDS,
-    FROZEN_FEATURES,
-    adapted_model,
-    fit,
-)
+from app.learn.training import BAG_OF_WORDS, FROZEN_FEATURES, adapted_model, fit
 from app.serve.job import Job, Outcome, Point, Run
 from app.serve.served import softmax
 from app.serve.service import Source

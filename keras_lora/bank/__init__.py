@@ -1,3 +1,3 @@
 """One base, many adapters."""
 
-from keras_lora.bank.bank import AdapterBank as AdapterBank
+from keras_lora.bank.bank import AdapterBank

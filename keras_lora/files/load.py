@@ -6,23 +6,14 @@ from typing import Any
 import numpy as np
 
 from keras_lora.errors import raise_if, shorten
-from keras_lora.files.format import (
-    AdapterInfo,
-    inspect_adapter,
-    read_tensors,
-)
+from keras_lora.files.format import AdapterInfo, inspect_adapter, read_tensors
 from keras_lora.files.head import Head, find_head
 from keras_lora.files.match import find_base, misfits_of, wrong_base
 from keras_lora.files.record import HEAD, OUTSIDE
 from keras_lora.files.save import trained_variables
 from keras_lora.model import surgery
 from keras_lora.model.checks import differing
-from keras_lora.model.paths import (
-    join,
-    own_variables,
-    owner,
-    structural_paths,
-)
+from keras_lora.model.paths import join, own_variables, owner, structural_paths
 from keras_lora.model.surgery import Layer
 from keras_lora.rewrite.adapted import Adapted
 from keras_lora.rewrite.checks import served

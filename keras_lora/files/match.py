@@ -12,12 +12,7 @@ from keras_lora.methods.method import Method, Widths
 from keras_lora.model import surgery
 from keras_lora.model.checks import other_shapes
 from keras_lora.model.fingerprint import by_path, layer_digests, other_base
-from keras_lora.model.paths import (
-    join,
-    own_variables,
-    owner,
-    structural_paths,
-)
+from keras_lora.model.paths import join, own_variables, owner, structural_paths
 from keras_lora.model.surgery import Layer
 from keras_lora.rewrite.member import preview
 

@@ -8,11 +8,7 @@ from keras import ops
 
 from keras_lora.methods.host import Specs
 from keras_lora.methods.lora.config import LowRankConfig
-from keras_lora.methods.lora.dense import (
-    LinearLoRA,
-    LoRADense,
-    LoRAEinsumDense,
-)
+from keras_lora.methods.lora.dense import LinearLoRA, LoRADense, LoRAEinsumDense
 from keras_lora.methods.lora.layers import matching_class
 from keras_lora.methods.lora.low_rank import (
     rank_and_alpha,

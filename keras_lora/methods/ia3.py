@@ -7,11 +7,7 @@ from keras import ops
 
 from keras_lora.errors import raise_if
 from keras_lora.methods.host import Specs
-from keras_lora.methods.lora.dense import (
-    LinearLoRA,
-    LoRADense,
-    LoRAEinsumDense,
-)
+from keras_lora.methods.lora.dense import LinearLoRA, LoRADense, LoRAEinsumDense
 from keras_lora.methods.lora.layers import matching_class
 from keras_lora.methods.method import Method, Plan
 from keras_lora.methods.stack import Arrays, Kind, Shapes, Stack

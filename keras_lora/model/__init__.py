@@ -3,7 +3,5 @@
 The only place that touches Keras's private parts: `surgery`.
 """
 
-from keras_lora.model import surgery as surgery
-from keras_lora.model.paths import join as join
-from keras_lora.model.paths import own_variables as own_variables
-from keras_lora.model.paths import structural_paths as structural_paths
+from keras_lora.model import surgery
+from keras_lora.model.paths import join, own_variables, structural_paths

@@ -10,11 +10,7 @@ from keras import ops
 from keras_lora.errors import raise_if
 from keras_lora.methods import method_of
 from keras_lora.methods.lora import lora_class
-from keras_lora.methods.method import (
-    Config,
-    Fill,
-    Settings,
-)
+from keras_lora.methods.method import Config, Fill, Settings
 from keras_lora.model import surgery
 from keras_lora.model.checks import not_freezable, unbuilt
 from keras_lora.model.fingerprint import is_sampled, layer_digests

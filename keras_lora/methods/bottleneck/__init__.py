@@ -3,13 +3,12 @@
 from typing import Any
 
 from keras_lora.methods.bottleneck.config import (
-    AdapterConfig as AdapterConfig,
-)
-from keras_lora.methods.bottleneck.config import wrong_output, wrong_parallel
-from keras_lora.methods.bottleneck.layer import (
-    Adapter as Adapter,
+    AdapterConfig,
+    wrong_output,
+    wrong_parallel,
 )
 from keras_lora.methods.bottleneck.layer import (
+    Adapter,
     OutputBottleneck,
     ParallelBottleneck,
     unknown_activation,
