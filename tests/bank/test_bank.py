@@ -67,7 +67,7 @@ def feeds_of(bank, x, ids):
 
 def resident(bank):
     """Names in slots, the least recently used first."""
-    return [adapter.name for adapter in bank._slots.slots]
+    return [adapter.name for adapter in bank._slots.resident]
 
 
 # Rows and their order.
@@ -921,7 +921,7 @@ def test_a_call_keeps_the_contents_it_began_with(base, x, tasks, monkeypatch):
         assert off(bank.predict(x, adapter="t0"), tasks["t3"].outputs) <= 1e-5
         refused(lambda: bank.predict(x, adapter="t1"), "'t1'")
         bank.predict(x, adapter="t0")
-        assert len(bank._slots.slots) == 1
+        assert len(bank._slots.resident) == 1
 
 
 def test_active_serves_generate_without_a_trace(tmp_path):

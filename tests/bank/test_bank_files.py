@@ -15,7 +15,6 @@ from keras import layers
 import keras_lora
 from keras_lora import AdapterBank
 from keras_lora.bank import folder as bank_folder
-from keras_lora.files import format as adapter_file
 from tests.bank.test_bank import Failing, refused
 from tests.banks import (
     assert_rows,
@@ -195,7 +194,7 @@ def test_a_crash_while_saving_loses_nothing(
         bank.load("wide", tasks["t1"].path)
         bank.load("more", tasks["head"].path)
         place = {
-            "open": (adapter_file.tempfile, "mkstemp"),
+            "open": (os, "fdopen"),
             "replace": (os, "replace"),
             "fsync": (os, "fsync"),
             "unlink": (bank_folder.Path, "unlink"),
