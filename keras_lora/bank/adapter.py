@@ -20,7 +20,7 @@ from keras_lora.files.head_config import rebuild_head
 from keras_lora.files.match import misfits_of
 from keras_lora.methods import METHODS
 from keras_lora.methods.method import Method, Widths
-from keras_lora.methods.stack import Arrays, Kind
+from keras_lora.methods.stack import Arrays, Kind, Stack
 from keras_lora.model import surgery
 from keras_lora.model.fingerprint import other_base
 from keras_lora.model.paths import owner
@@ -71,11 +71,10 @@ class BankAdapter:
         parts = [f"{unit} {n}" for unit, n in sorted(largest.items()) if unit]
         return ", ".join(parts) or "factors"
 
-    def values(self, path: str, host: Any, kind: Kind) -> Arrays:
+    def values(self, path: str, host: Any, stack: Stack) -> Arrays:
         """What goes into a slot of the stack on the layer at `path`."""
         settings, weights = self.info.layers[path], self._by_layer[path]
-        stack = stack_class(kind.method)
-        return stack.values(host, settings, weights, kind)
+        return stack.values(host, settings, weights)
 
     @functools.cached_property
     def _by_layer(self) -> dict[str, Arrays]:

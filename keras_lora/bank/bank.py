@@ -34,6 +34,7 @@ from keras_lora.bank.summary import BankSummary, summarize
 from keras_lora.errors import raise_if
 from keras_lora.model import surgery
 from keras_lora.model.checks import not_freezable, unbuilt
+from keras_lora.model.compiled import forget_compiled
 from keras_lora.model.fingerprint import by_path, is_sampled, layer_digests
 from keras_lora.model.paths import structural_paths
 from keras_lora.model.surgery import Layer
@@ -137,7 +138,7 @@ class AdapterBank:
             self._leave_base()
             raise
         self._served = ServedBase(layers, digests, outputs, unfit)
-        surgery.forget_compiled(layers.values())
+        forget_compiled(layers.values())
 
     def _take_base(self) -> None:
         """Marks the base as served, and keeps it from training."""
@@ -213,7 +214,7 @@ class AdapterBank:
             self._check_attached()
             grown = self._slots.provide(kinds)
             if grown:
-                surgery.forget_compiled([*self._layers.values(), self._model])
+                forget_compiled([*self._layers.values(), self._model])
                 LOG.info(
                     "bank grew on %d layers; functions are traced again", grown
                 )
@@ -475,7 +476,7 @@ class AdapterBank:
         with self._lock:
             self._check_attached()
             self._leave_base()
-            surgery.forget_compiled(self._layers.values())
+            forget_compiled(self._layers.values())
             self._adapters.clear()
             base, self._base = self._base, None
             return base

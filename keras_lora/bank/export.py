@@ -73,7 +73,7 @@ def fill(path: str, host: Any, adapters: list[BankAdapter]) -> None:
     for key, stack in host.stacks.items():
         stack.write(
             {
-                slot: adapter.values(path, host, stack.kind)
+                slot: adapter.values(path, host, stack)
                 for slot, adapter in enumerate(adapters, 1)
                 if path in adapter.kinds and adapter.kinds[path].key == key
             }

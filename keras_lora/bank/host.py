@@ -67,7 +67,7 @@ class BankHost(AdapterHost):
         """An empty stack whose variables the layer tracks."""
         stack = stack_class(kind.method)(kind, {})
         try:
-            for name, shape in stack.shapes(self, kind).items():
+            for name, shape in stack.shapes(self).items():
                 stack.variables[name] = surgery.add_weight(
                     self,
                     name=name,

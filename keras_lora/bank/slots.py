@@ -139,7 +139,7 @@ class Slots:
                     kind = adapter.kinds.get(path)
                     mine = kind is not None and kind.key == key
                     values[slot] = (
-                        adapter.values(path, host, stack.kind) if mine else None
+                        adapter.values(path, host, stack) if mine else None
                     )
                 stack.write(values)
 

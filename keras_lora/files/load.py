@@ -11,8 +11,8 @@ from keras_lora.files.head import Head, find_head
 from keras_lora.files.match import find_base, misfits_of, wrong_base
 from keras_lora.files.record import HEAD, OUTSIDE
 from keras_lora.files.save import trained_variables
-from keras_lora.model import surgery
 from keras_lora.model.checks import differing
+from keras_lora.model.compiled import forget_compiled
 from keras_lora.model.paths import join, own_variables, owner, structural_paths
 from keras_lora.model.surgery import Layer
 from keras_lora.rewrite.adapted import Adapted
@@ -96,7 +96,7 @@ def load_adapter(
     for key, variable in variables.items():
         variable.assign(tensors[key])
     if attached:
-        surgery.forget_compiled(layers.values())
+        forget_compiled(layers.values())
     return model
 
 

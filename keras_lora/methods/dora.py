@@ -17,7 +17,7 @@ from keras_lora.methods.lora.low_rank import (
 )
 from keras_lora.methods.lora.stack import LoRAStack
 from keras_lora.methods.method import Method
-from keras_lora.methods.stack import Arrays, Kind, Shapes
+from keras_lora.methods.stack import Arrays, Settings, Shapes
 from keras_lora.model.surgery import Layer
 
 SHORTEST = 1e-12
@@ -193,16 +193,12 @@ class DoRAStack(LoRAStack):
 
     reads: ClassVar[tuple[str, ...]] = ("inputs", "outputs")
 
-    @staticmethod
-    def shapes(host: Any, kind: Kind) -> Shapes:
-        shapes = LoRAStack.shapes(host, kind)
+    def shapes(self, host: Any) -> Shapes:
+        shapes = super().shapes(host)
         return {**shapes, "growth": (shapes["lora_b"][1],)}
 
-    @staticmethod
-    def values(
-        host: Any, settings: dict[str, Any], weights: Arrays, kind: Kind
-    ) -> Arrays:
-        values = LoRAStack.values(host, settings, weights, kind)
+    def values(self, host: Any, settings: Settings, weights: Arrays) -> Arrays:
+        values = super().values(host, settings, weights)
         a, b = values["lora_a"], values["lora_b"]
         factors = map(ops.convert_to_tensor, (a, b, weights["magnitude"]))
         more = growth(host.kernel_matrix(), *factors)

@@ -10,7 +10,7 @@ from keras_lora.methods.host import Specs
 from keras_lora.methods.lora.dense import LinearLoRA, LoRADense, LoRAEinsumDense
 from keras_lora.methods.lora.layers import matching_class
 from keras_lora.methods.method import Method, Plan
-from keras_lora.methods.stack import Arrays, Kind, Shapes, Stack
+from keras_lora.methods.stack import Arrays, Kind, Settings, Shapes, Stack
 from keras_lora.model.surgery import Layer
 from keras_lora.settings import wrong_layers, wrong_targets
 from keras_lora.targets import Blocks, Targets, in_blocks, linear_targets
@@ -125,17 +125,13 @@ class IA3Stack(Stack):
     reads: ClassVar[tuple[str, ...]] = ("outputs",)
 
     @staticmethod
-    def kind_of(settings: dict[str, Any]) -> Kind:
+    def kind_of(settings: Settings) -> Kind:
         return Kind(settings["method"], 0)
 
-    @staticmethod
-    def shapes(host: Any, kind: Kind) -> Shapes:
+    def shapes(self, host: Any) -> Shapes:
         return {"gain": (host._sizes()[1],)}
 
-    @staticmethod
-    def values(
-        host: Any, settings: dict[str, Any], weights: Arrays, kind: Kind
-    ) -> Arrays:
+    def values(self, host: Any, settings: Settings, weights: Arrays) -> Arrays:
         return weights
 
     def apply(self, host: Any, x: Any, y: Any, ids: Any) -> Any:

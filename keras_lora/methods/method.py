@@ -4,11 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from keras_lora.methods.stack import Stack
+from keras_lora.methods.stack import Settings, Stack
 from keras_lora.model.surgery import Layer
 
-Settings = dict[str, Any]
-"""What one layer gets, as it stands in a file; `"method"` has the name."""
 SettingsOf = dict[str, Settings]
 """Those of several layers, by path."""
 Widths = dict[str, int | str]

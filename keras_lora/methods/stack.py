@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 from keras import ops
 
+Settings = dict[str, Any]
+"""What one layer gets, as it stands in a file; `"method"` has the name."""
 Arrays = dict[str, np.ndarray]
 Shapes = dict[str, tuple[int, ...]]
 
@@ -54,19 +56,15 @@ class Stack:
     """What has to be made of rows: the host's `"inputs"`, its `"outputs"`."""
 
     @staticmethod
-    def kind_of(settings: dict[str, Any]) -> Kind:
+    def kind_of(settings: Settings) -> Kind:
         """The kind for an adapter with these settings."""
         raise NotImplementedError
 
-    @staticmethod
-    def shapes(host: Any, kind: Kind) -> Shapes:
+    def shapes(self, host: Any) -> Shapes:
         """The shape of one slot of each variable."""
         raise NotImplementedError
 
-    @staticmethod
-    def values(
-        host: Any, settings: dict[str, Any], weights: Arrays, kind: Kind
-    ) -> Arrays:
+    def values(self, host: Any, settings: Settings, weights: Arrays) -> Arrays:
         """An adapter's weights for one layer as a slot has them, padded."""
         raise NotImplementedError
 

@@ -6,7 +6,6 @@ Each function names the law of the design that fails without it.
 import functools
 import inspect
 import warnings
-import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
@@ -20,12 +19,6 @@ KERNEL = "_kernel"
 """Where a layer that is no embedding keeps its stored kernel."""
 FLAG = "_trainable"
 """Where a layer keeps its own trainable flag."""
-CACHED_FUNCTIONS = (
-    "train_function",
-    "test_function",
-    "predict_function",
-    "generate_function",
-)
 
 
 def children(layer: Layer) -> list[Layer]:
@@ -46,6 +39,11 @@ def every_layer(model: Layer) -> list[Layer]:
             found[id(layer)] = layer
             waiting.extend(reversed(children(layer)))
     return list(found.values())
+
+
+def is_made(model: Layer) -> bool:
+    """Whether a model's constructor has come to where it may hold layers."""
+    return hasattr(model, "_layers")
 
 
 def tracked_variables(layer: Layer) -> list[Any]:
@@ -246,78 +244,6 @@ class SteppedBySpeed:
             super()._backend_update_step(  # type: ignore[misc]
                 [g for g, _ in some], [v for _, v in some], rate * speed
             )
-
-
-_CHANGED: weakref.WeakKeyDictionary[Layer, int] = weakref.WeakKeyDictionary()
-"""By which change of all changes a layer changed last."""
-_CHANGES = [0]
-"""How many changes there were."""
-SEEN = "changes_seen"
-"""Where a model keeps how many of them its compiled functions have outlived."""
-
-
-def forget_compiled(layers: Iterable[Layer]) -> None:
-    """Makes every model that holds one of `layers` ask for `compile`.
-
-    Compiled functions see no change of structure: without this an outer model
-    goes on training the frozen base, with no warning. Nobody knows which
-    models hold a layer, so each looks for itself when it is next asked for
-    what it compiled; see `Compiled`.
-    """
-    _CHANGES[0] += 1
-    for layer in layers:
-        _CHANGED[layer] = _CHANGES[0]
-
-
-def drop_stale(model: Any) -> None:
-    """Drops what a model compiled before one of its layers changed."""
-    state, now = model.__dict__, _CHANGES[0]
-    seen = state.get(SEEN, 0)
-    if seen == now:
-        return
-    # A model that is being made holds no layers yet.
-    layers = model._flatten_layers() if hasattr(model, "_layers") else ()
-    if any(_CHANGED.get(layer, 0) > seen for layer in layers):
-        state["compiled"] = False
-        for name in CACHED_FUNCTIONS:
-            if state.get(name) is not None:
-                state[name] = None
-    state[SEEN] = now
-
-
-class Compiled:
-    """An attribute of all Keras models that is dropped once it is stale.
-
-    Every model has it, those made before this file was imported too. What it
-    costs where nothing has changed is one comparison of numbers.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __get__(self, model: Any, owner: Any = None) -> Any:
-        if model is None:
-            return self
-        drop_stale(model)
-        try:
-            return model.__dict__[self.name]
-        except KeyError:
-            kind = type(model).__name__
-            raise AttributeError(
-                f"{kind!r} object has no attribute {self.name!r}"
-            ) from None
-
-    def __set__(self, model: Any, value: Any) -> None:
-        drop_stale(model)
-        model.__dict__[self.name] = value
-
-    def __delete__(self, model: Any) -> None:
-        self.__get__(model)
-        del model.__dict__[self.name]
-
-
-for _name in ("compiled", *CACHED_FUNCTIONS):
-    setattr(keras.Model, _name, Compiled(_name))
 
 
 def patched(

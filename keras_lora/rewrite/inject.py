@@ -13,6 +13,7 @@ from keras_lora.methods.lora import lora_class
 from keras_lora.methods.method import Config, Fill, Settings
 from keras_lora.model import surgery
 from keras_lora.model.checks import not_freezable, unbuilt
+from keras_lora.model.compiled import forget_compiled
 from keras_lora.model.fingerprint import is_sampled, layer_digests
 from keras_lora.model.paths import own_variables, structural_paths
 from keras_lora.model.surgery import Layer
@@ -101,7 +102,7 @@ def inject(model: Any, config: Config, *, train: Targets = ()) -> Any:
     targets = {path: layers[path] for path in wanted.settings}
     settings, fill = wanted.begin(model, targets, wanted.settings)
     attach(layers, settings, trained, fill)
-    surgery.forget_compiled(layers.values())
+    forget_compiled(layers.values())
     return model
 
 
@@ -198,5 +199,5 @@ def eject(model: Any) -> Any:
         for name, value in (member_of(layer).originals or {}).items():
             own_variables(layer)[name].assign(value)
         detach_layer(layer)
-    surgery.forget_compiled(layers)
+    forget_compiled(layers)
     return model

@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_lora.errors import raise_if
 from keras_lora.model import surgery
+from keras_lora.model.compiled import forget_compiled
 from keras_lora.rewrite.adapted import Adapted
 from keras_lora.rewrite.member import detach_layer
 
@@ -52,7 +53,7 @@ def merge(model: Any) -> Any:
     layers = found.all_layers
     for layer in layers:
         detach_layer(layer)
-    surgery.forget_compiled(layers)
+    forget_compiled(layers)
     return model
 
 

@@ -16,7 +16,7 @@ from keras import layers
 from keras.src.models.functional import Functional
 from keras.src.utils.tracking import Tracker
 
-from keras_lora.model import surgery
+from keras_lora.model import compiled, surgery
 from tests.helpers import normal, numpy_of
 
 
@@ -51,7 +51,6 @@ PRIVATES = {
     "_inbound_nodes": (one_layer, list),
     "_untrack_variable": (one_layer, Callable),
     "_unpickle_model": (lambda: layers.Layer, Callable),
-    "_flatten_layers": (one_layer, Callable),
     "_kernel": (one_layer, keras.Variable),
     "_embeddings": (lambda: built(layers.Embedding(3, 2)), keras.Variable),
     "_keras_history": (lambda: model_of_two().outputs[0], tuple),
@@ -156,7 +155,7 @@ def test_a_convolution_computes_with_the_kernel_in_its_attribute():
     np.testing.assert_allclose(numpy_of(twin.call(x)), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", surgery.CACHED_FUNCTIONS[:3])
+@pytest.mark.parametrize("name", compiled.CACHED_FUNCTIONS[:3])
 def test_a_compiled_model_keeps(model, name):
     assert hasattr(model, name), f"Keras has moved Model.{name}"
 
@@ -165,7 +164,7 @@ def test_a_model_that_forgot_asks_for_compile(model):
     x, y = normal(2, 4), normal(2, 2)
     model.fit(x, y, verbose=0)
     model.predict(x, verbose=0)
-    surgery.forget_compiled([model.get_layer("stem")])
+    compiled.forget_compiled([model.get_layer("stem")])
     assert model.compiled is False
     assert model.train_function is model.predict_function is None
     with pytest.raises(ValueError, match="compile"):
@@ -179,7 +178,7 @@ def test_an_outer_model_that_gc_freeze_hides_forgets(model):
     outer.compile("sgd", "mse")
     gc.freeze()
     try:
-        surgery.forget_compiled([model.get_layer("stem")])
+        compiled.forget_compiled([model.get_layer("stem")])
     finally:
         gc.unfreeze()
     assert outer.compiled is False
@@ -189,7 +188,7 @@ def test_a_model_that_compiled_nothing_has_no_such_attribute(model):
     assert not hasattr(model, "generate_function")
     model.generate_function = len
     assert model.generate_function is len
-    surgery.forget_compiled([model.get_layer("stem")])
+    compiled.forget_compiled([model.get_layer("stem")])
     assert model.generate_function is None
     del model.generate_function
     assert not hasattr(model, "generate_function")
@@ -213,7 +212,7 @@ def test_only_models_that_hold_a_layer_forget(model):
     other.compile("sgd", "mse")
     outer = keras.Sequential([model, layers.Dense(2)])
     outer.compile("sgd", "mse")
-    surgery.forget_compiled([model.get_layer("stem")])
+    compiled.forget_compiled([model.get_layer("stem")])
     assert other.compiled and not outer.compiled
 
 

@@ -21,16 +21,17 @@ class Bottleneck(AdapterHost):
 
     def weight_specs(self, settings: dict[str, Any]) -> Specs:
         width = settings["width"]
+        width_in = settings.get("width_in", width)
         size = bottleneck_size(settings, width)
         specs: Specs = {
-            "down_kernel": ((width, size), "glorot_uniform"),
+            "down_kernel": ((width_in, size), "glorot_uniform"),
             "down_bias": ((size,), "zeros"),
             "up_kernel": ((size, width), "zeros"),
             "up_bias": ((width,), "zeros"),
         }
         if settings["layer_norm"]:
-            specs["norm_gamma"] = ((width,), "ones")
-            specs["norm_beta"] = ((width,), "zeros")
+            specs["norm_gamma"] = ((width_in,), "ones")
+            specs["norm_beta"] = ((width_in,), "zeros")
         return specs
 
     def delta(self, y: Any) -> Any:
@@ -124,15 +125,6 @@ class ParallelBottleneck(OutputBottleneck):
 
     `x` is the host's first input.
     """
-
-    def weight_specs(self, settings: dict[str, Any]) -> Specs:
-        specs = super().weight_specs(settings)
-        width = settings["width_in"]
-        (_, size), initializer = specs["down_kernel"]
-        specs["down_kernel"] = ((width, size), initializer)
-        for name in {"norm_gamma", "norm_beta"} & set(specs):
-            specs[name] = ((width,), specs[name][1])
-        return specs
 
     def adapted_output(self, y: Any, args: Any, kwargs: Any) -> Any:
         x = surgery.first_argument(self._host_class, args, kwargs)

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import numpy as np
 from keras import ops
 
-from keras_lora.methods.stack import Arrays, Kind, Shapes, Stack
+from keras_lora.methods.stack import Arrays, Kind, Settings, Shapes, Stack
 
 
 class LoRAStack(Stack):
@@ -16,23 +16,19 @@ class LoRAStack(Stack):
     reads: ClassVar[tuple[str, ...]] = ("inputs",)
 
     @staticmethod
-    def kind_of(settings: dict[str, Any]) -> Kind:
+    def kind_of(settings: Settings) -> Kind:
         return Kind(settings["method"], settings["rank"])
 
-    @staticmethod
-    def shapes(host: Any, kind: Kind) -> Shapes:
+    def shapes(self, host: Any) -> Shapes:
         size_in, size_out = host._sizes()
         return {
-            "lora_a": (size_in, kind.size),
-            "lora_b": (kind.size, size_out),
+            "lora_a": (size_in, self.kind.size),
+            "lora_b": (self.kind.size, size_out),
         }
 
-    @staticmethod
-    def values(
-        host: Any, settings: dict[str, Any], weights: Arrays, kind: Kind
-    ) -> Arrays:
+    def values(self, host: Any, settings: Settings, weights: Arrays) -> Arrays:
         scale = settings["alpha"] / settings["rank"]
-        pad = kind.size - settings["rank"]
+        pad = self.kind.size - settings["rank"]
         return {
             "lora_a": np.pad(weights["lora_a"], ((0, 0), (0, pad))),
             "lora_b": np.pad(weights["lora_b"] * scale, ((0, pad), (0, 0))),
