@@ -16,6 +16,7 @@ from benchmarks.page import RESULTS
 COMMANDS = {
     "train_step": ["benchmarks.train_step"],
     "scaling": ["benchmarks.scaling"],
+    "rewriting": ["benchmarks.rewriting"],
     "serving": ["benchmarks.serving"],
     "bank_on_tasks": ["benchmarks.bank_on_tasks", "--adapters", "app/adapters"],
     "soak": ["benchmarks.soak"],

@@ -108,6 +108,35 @@ def scaling(result: dict[str, Any]) -> str:
     )
 
 
+def rewriting(result: dict[str, Any]) -> str:
+    """Inject and eject beside many fitted models."""
+    rows = [
+        [
+            what,
+            f"{spread(result['alone_ms'][name][:3], 1)}",
+            f"{spread(result['beside_ms'][name][:3], 1)}",
+            f"{result['beside_ms'][name][3]:.1f}",
+        ]
+        for name, what in (
+            ("inject", "`inject`"),
+            ("eject", "`eject`"),
+            ("scan", "a pass over all objects"),
+        )
+    ]
+    beside = f"beside {result['settings']['models']} fitted models, ms"
+    return "\n\n".join(
+        [
+            "## Rewriting a model",
+            "A model of two layers, alone in its process and beside models "
+            "that were fitted. Compiled models that hold its layers find out "
+            "by themselves; looking for them among all objects of the process "
+            "would take what the last row says.",
+            where(result, "python -m benchmarks.rewriting"),
+            table(["what", "alone, ms", beside, "slowest of those"], rows),
+        ]
+    )
+
+
 def serving(result: dict[str, Any]) -> str:
     """A bank against its base, and against swapping."""
     rows = [
@@ -372,6 +401,7 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "benchmarks/results/bank_on_tasks.json": bank_on_tasks,
     "benchmarks/results/train_step.json": train_step,
     "benchmarks/results/scaling.json": scaling,
+    "benchmarks/results/rewriting.json": rewriting,
     "benchmarks/results/serving.json": serving,
     "benchmarks/results/soak.json": soak,
     "benchmarks/results/two_sessions.json": two_sessions,
