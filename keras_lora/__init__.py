@@ -24,6 +24,7 @@ from keras_lora.methods.lora import (
     LoRAEmbedding,
     lora_plus,
 )
+from keras_lora.methods.vera import VeRAConfig
 from keras_lora.rewrite import (
     disabled,
     eject,
@@ -50,6 +51,7 @@ __all__ = [
     "LoRADense",
     "LoRAEinsumDense",
     "LoRAEmbedding",
+    "VeRAConfig",
     "combine",
     "disabled",
     "eject",
