@@ -131,9 +131,14 @@ class AdapterHost:
 
     @property
     def trainable(self) -> bool:
-        """Whether anything of this layer may train, once it is built."""
+        """Whether anything of this layer may train, once it is built.
+
+        False for `BatchNormalization`, which then keeps its statistics.
+        """
+        keeps = isinstance(self, keras.layers.BatchNormalization)
         below = self.adapter_weights or surgery.children(self)
-        return surgery.trainable_flag(self) and (not self.built or bool(below))
+        free = not self.built or (bool(below) and not keeps)
+        return surgery.trainable_flag(self) and free
 
     @trainable.setter
     def trainable(self, value: bool) -> None:

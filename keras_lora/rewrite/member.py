@@ -37,7 +37,7 @@ class Member:
 
     def get_config(self) -> dict[str, Any]:
         """The plain layer, and what to attach at and below it."""
-        refuse_if_off(self, "saved")
+        raise_if_off(self, "saved")
         mine = member_of(self)
         below = {
             rel: layer
@@ -62,17 +62,7 @@ class Member:
         """Builds the plain layer and attaches what the record says."""
         layer = keras.saving.deserialize_keras_object(config["host"])
         record = config["record"]
-        shared = record["base"]
-        outputs = shared["outputs"]
-        base = Base(
-            uid=shared["uid"],
-            sampled=shared["sampled"],
-            hosts=tuple(shared["hosts"]),
-            trained=tuple(shared["trained"]),
-            outputs=None
-            if outputs is None
-            else tuple((path, index) for path, index in outputs),
-        )
+        base = Base(**record["base"])
         rejoin(layer, base, record["path"], record["settings"])
         return layer
 
@@ -85,19 +75,19 @@ class Member:
 
     def save_own_variables(self, store: Any) -> None:
         """Stores values, unless what is there stands in for them."""
-        refuse_if_off(self, "saved")
+        raise_if_off(self, "saved")
         super().save_own_variables(store)  # type: ignore[misc]
 
     def load_own_variables(self, store: Any) -> None:
         """Loads values, which then are the base's."""
-        refuse_if_off(self, "loaded")
+        raise_if_off(self, "loaded")
         super().load_own_variables(store)  # type: ignore[misc]
         mine = member_of(self)
         if mine.path not in mine.base.trained:
             mine.digests = layer_digests(self, mine.base.sampled)
 
 
-def refuse_if_off(layer: Layer, what: str) -> None:
+def raise_if_off(layer: Layer, what: str) -> None:
     """Raises where `disabled` has put a member's values aside."""
     off = member_of(layer).off_depth
     raise_if(

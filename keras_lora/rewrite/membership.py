@@ -1,5 +1,6 @@
 """A layer's place in an adapted base."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,9 +24,9 @@ class Base:
 
     uid: str
     sampled: bool
-    hosts: tuple[str, ...]
-    trained: tuple[str, ...]
-    outputs: tuple[tuple[str, int], ...] | None
+    hosts: Sequence[str]
+    trained: Sequence[str]
+    outputs: Sequence[tuple[str, int]] | None
 
 
 @dataclass(eq=False)

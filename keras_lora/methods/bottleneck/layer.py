@@ -92,17 +92,6 @@ def unknown_activation(name: Any) -> list[str]:
 class OutputBottleneck(Bottleneck):
     """A host of any kind with a bottleneck on its output."""
 
-    @property
-    def trainable(self) -> bool:
-        """False for `BatchNormalization`, which then keeps its statistics."""
-        if isinstance(self, keras.layers.BatchNormalization):
-            return False
-        return super().trainable
-
-    @trainable.setter
-    def trainable(self, value: bool) -> None:
-        AdapterHost.trainable.fset(self, value)  # type: ignore[attr-defined]
-
     def call(self, *args: Any, **kwargs: Any) -> Any:
         return self._with_delta(super().call(*args, **kwargs), args, kwargs)  # type: ignore[misc]
 
