@@ -24,7 +24,6 @@ from keras_lora.methods.lora import (
     LoRAEmbedding,
     lora_plus,
 )
-from keras_lora.methods.vera import VeRAConfig
 from keras_lora.rewrite import (
     disabled,
     eject,
@@ -51,7 +50,6 @@ __all__ = [
     "LoRADense",
     "LoRAEinsumDense",
     "LoRAEmbedding",
-    "VeRAConfig",
     "combine",
     "disabled",
     "eject",

@@ -7,11 +7,10 @@ from keras_lora.methods.dora import DORA
 from keras_lora.methods.ia3 import IA3
 from keras_lora.methods.lora import LORA, PISSA
 from keras_lora.methods.method import Method
-from keras_lora.methods.vera import VERA
 
 METHODS = {
     method.name: method
-    for method in (LORA, DORA, PISSA, IA3, BOTTLENECK, PARALLEL, VERA)
+    for method in (LORA, DORA, PISSA, IA3, BOTTLENECK, PARALLEL)
 }
 """Every method by its name; one of your own is one more entry."""
 
