@@ -111,6 +111,7 @@ def save_adapter(
     tensors = {key: to_numpy(v) for key, v in variables.items()}
     settings = in_file_form(adapted.hosts, tensors)
     problems += not_finite(tensors)
+    outputs = None if base.outputs is None else [[*o] for o in base.outputs]
     record = {
         "version": __version__,
         "layers": settings,
@@ -120,7 +121,7 @@ def save_adapter(
         "base": {
             "sampled": base.sampled,
             "variables": by_path(digests),
-            "outputs": base.outputs and [list(o) for o in base.outputs],
+            "outputs": outputs,
         },
     }
     raise_if(what, problems + wrong_file(record, tensors))
