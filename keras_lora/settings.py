@@ -14,8 +14,11 @@ def is_int(value: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     """Whether a value is a finite real number, Python's or NumPy's."""
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return real and bool(abs(value) <= sys.float_info.max)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return False
+    # A huge int is no float, and NumPy's numbers are not compared with one.
+    number = value if isinstance(value, int) else float(value)
+    return abs(number) <= sys.float_info.max
 
 
 def positive_int(name: str, value: Any) -> list[str]:
