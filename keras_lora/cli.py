@@ -32,15 +32,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def merge_files(base: Path, file: Path, output: Path) -> str:
-    """Merges an adapter and its head into a base, and saves that.
+    """Merges an adapter and its head into a base; says what was written.
 
     Args:
         base: A `.keras` file, the bare base or an outer model with a head.
         file: An adapter file.
         output: The `.keras` file to write.
-
-    Returns:
-        What was written, in a line.
     """
     import keras
 

@@ -23,7 +23,7 @@ from keras_lora.methods.method import Method, Widths
 from keras_lora.methods.stack import Arrays, Kind, Stack
 from keras_lora.model import surgery
 from keras_lora.model.fingerprint import other_base
-from keras_lora.model.paths import owner
+from keras_lora.model.paths import Layers, owner
 from keras_lora.model.surgery import Layer
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -110,7 +110,7 @@ class ServedBase:
         unfit: Layers that cannot have an adapter a row.
     """
 
-    layers: dict[str, Layer]
+    layers: Layers
     digests: dict[str, Any]
     outputs: list[Any]
     unfit: Unfit

@@ -20,6 +20,7 @@ from keras_lora.bank.watch import (
 )
 from keras_lora.methods.lora import LORA, lora_class
 from keras_lora.methods.stack import Kind
+from keras_lora.model.paths import Layers
 from keras_lora.model.surgery import Layer
 
 LENGTHS = (8, 4, 2, 1, 16, 32, 64, 128, 224)
@@ -30,7 +31,7 @@ LARGEST = 128
 """Most rows tried at a time."""
 
 
-def probe(base: Layer, layers: dict[str, Layer], inputs: Any) -> Unfit:
+def probe(base: Layer, layers: Layers, inputs: Any) -> Unfit:
     """Gives one row other contents, then a random adapter; watches the rest.
 
     Args:
@@ -62,9 +63,7 @@ def probe(base: Layer, layers: dict[str, Layer], inputs: Any) -> Unfit:
 class Trial:
     """A base run on random rows."""
 
-    def __init__(
-        self, base: Layer, layers: dict[str, Layer], inputs: Any
-    ) -> None:
+    def __init__(self, base: Layer, layers: Layers, inputs: Any) -> None:
         self.base, self.layers, self.inputs = base, layers, inputs
         self.length = LENGTHS[0]
         self.routed = Routed(base, lambda: 2)

@@ -9,7 +9,7 @@ from keras_lora.bank.routing import Switch
 from keras_lora.errors import raise_if
 from keras_lora.methods.lora import LORA, lora_class
 from keras_lora.methods.stack import Arrays, Kind, Stack
-from keras_lora.model.surgery import Layer
+from keras_lora.model.paths import Layers
 from keras_lora.targets import ALL_LINEAR, Targets, linear_targets
 
 
@@ -23,7 +23,7 @@ class Slots:
         capacity: Number of slots beside the base's.
     """
 
-    def __init__(self, layers: dict[str, Layer], capacity: int) -> None:
+    def __init__(self, layers: Layers, capacity: int) -> None:
         self.layers = layers
         self.capacity = capacity
         self.switch = Switch()
@@ -157,7 +157,7 @@ class Slots:
 
 
 def declared_kinds(
-    layers: dict[str, Layer], rank: int | None, targets: Targets | None
+    layers: Layers, rank: int | None, targets: Targets | None
 ) -> dict[str, list[Kind]]:
     """The stacks that a bank makes room for at once."""
     if rank is None and targets is None:

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_lora.model import surgery
-from keras_lora.model.surgery import Layer
+from keras_lora.model.paths import Layers
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,7 @@ def in_short(nest: Any, rows: int) -> list[Rows]:
     return found
 
 
-def watch(
-    run: Any, layers: dict[str, Layer], rows: int
-) -> tuple[list[Call], list[Rows]]:
+def watch(run: Any, layers: Layers, rows: int) -> tuple[list[Call], list[Rows]]:
     """Runs something and gives all calls of layers, and what came out.
 
     Args:

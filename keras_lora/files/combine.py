@@ -24,7 +24,6 @@ from keras_lora.settings import is_int, is_number, positive_int, wrong_choice
 from keras_lora.version import __version__
 
 Array = np.ndarray
-Factors = tuple[Array, Array]
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def combine(
     kept = total = 0.0
     for layer in dict.fromkeys(p for info in infos for p in info.layers):
         parts = [
-            factors(info.layers[layer], layer, mine, weight)
+            factors(info, layer, mine, weight)
             for info, mine, weight in zip(infos, tensors, weights, strict=True)
             if layer in info.layers
         ]
@@ -228,12 +227,10 @@ def head_to_keep(
 
 
 def factors(
-    settings: dict[str, Any],
-    layer: str,
-    tensors: dict[str, Array],
-    weight: float,
-) -> Factors:
+    info: AdapterInfo, layer: str, tensors: dict[str, Array], weight: float
+) -> tuple[Array, Array]:
     """A file's factors of one layer; scale and weight are in the second."""
+    settings = info.layers[layer]
     a = tensors[join(layer, "lora_a")].astype("float64")
     b = tensors[join(layer, "lora_b")].astype("float64")
     return a, b * (weight * settings["alpha"] / settings["rank"])

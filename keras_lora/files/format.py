@@ -175,10 +175,11 @@ def _opened(path: str | Path, what: str, why: str) -> Iterator[Any]:
 
 def _header(file: Any) -> tuple[str | None, Tensors]:
     """The record's text, and the dtype and shape of each tensor."""
-    return (file.metadata() or {}).get(METADATA_KEY), {
+    text = (file.metadata() or {}).get(METADATA_KEY)
+    parts = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+    return text, {
         key: (part.get_dtype(), tuple(part.get_shape()))
-        for key in file.keys()  # noqa: SIM118
-        for part in [file.get_slice(key)]
+        for key, part in parts.items()
     }
 
 
@@ -292,23 +293,17 @@ def write_whole(path: Path, data: bytes) -> None:
     try:
         # Its mode is what the process's umask makes of this one.
         handle = os.open(name, NEW_FILE, 0o666)
-    except OSError as error:
-        raise ValueError(f"{path} was not written: {error.strerror}") from error
-    try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(name, path)
         _sync_folder(path.parent)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
+    except OSError as error:
+        raise ValueError(f"{path} was not written: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):  # where it was renamed
             os.unlink(name)
-        if isinstance(error, OSError):
-            raise ValueError(
-                f"{path} was not written: {error.strerror}"
-            ) from error
-        raise
 
 
 def _sync_folder(folder: Path) -> None:

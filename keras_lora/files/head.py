@@ -27,6 +27,11 @@ class Head:
     input: int
     layers: tuple[Layer, ...]
 
+    @property
+    def classes(self) -> list[str]:
+        """Names of its layers' classes."""
+        return [type(layer).__name__ for layer in self.layers]
+
     def config(self) -> dict[str, Any] | None:
         """As it stands in a file, or None where a layer is not plain."""
         names = sibling_names(list(self.layers))
@@ -53,14 +58,8 @@ def find_head(adapted: Adapted) -> Head | None:
     if root is model:
         return None
     if type(model) is keras.Sequential and root is not None:
-        layers = [
-            layer
-            for layer in model.layers
-            if not isinstance(layer, keras.layers.InputLayer)
-        ]
-        if layers and layers[0] is root:
-            return Head(0, tuple(expanded(layers[1:])))
-        return None
+        first, *rest = model.layers
+        return Head(0, tuple(expanded(rest))) if first is root else None
     if not surgery.has_graph(model) or len(model.outputs) != 1:
         return None
     made_by = {}
@@ -72,11 +71,10 @@ def find_head(adapted: Adapted) -> Head | None:
     tensor = model.outputs[0]
     while True:
         operation, index, inputs = surgery.graph_source(tensor)
-        if operation is root:
-            return Head(index, tuple(expanded(reversed(chain))))
-        if (id(operation), index) in made_by:
-            number = made_by[id(operation), index]
-            return Head(number, tuple(expanded(reversed(chain))))
+        known = made_by.get((id(operation), index))
+        output = index if operation is root else known
+        if output is not None:
+            return Head(output, tuple(expanded(reversed(chain))))
         if not isinstance(operation, keras.layers.Layer) or len(inputs) != 1:
             return None
         chain.append(operation)

@@ -101,27 +101,17 @@ def is_plain(value: Any) -> bool:
 def rebuild_head(
     head: dict[str, Any] | None, path: str, tensors: dict[str, Any]
 ) -> Any:
-    """Builds a file's head, with its weights.
-
-    Layers are made by name from an allow-list; nothing is imported, and
-    configs hold plain values only.
-
-    Args:
-        head: As it stands in the file.
-        path: The file, for messages.
-        tensors: The file's tensors.
-    """
+    """Builds a head as it stands in the file at `path`, with its weights."""
     what = f"The head of {path} was not built"
     if head is None:
-        missing = "the file holds no head that can be rebuilt"
-        raise ValueError(f"{what}: {missing}")
+        raise ValueError(f"{what}: the file holds no head that can be rebuilt")
     problems = []
     for number, entry in enumerate(head["layers"]):
         if plain_class(entry["class"]) is None:
             problems.append(
                 f"layer {number}: {entry['class']!r} is not allowed"
             )
-        if not all(is_plain(v) for v in entry["config"].values()):
+        if not is_plain(list(entry["config"].values())):
             problems.append(f"layer {number}: its config is not plain")
         problems += [
             f"layer {number}: its config has {key!r}, which no head needs"
@@ -147,9 +137,7 @@ def build_layer(
     entry: dict[str, Any], number: int, tensors: dict[str, Any]
 ) -> Layer:
     """Builds one layer of a head and loads it."""
-    cls = plain_class(entry["class"])
-    assert cls is not None
-    layer = cls(**entry["config"])
+    layer = plain_class(entry["class"])(**entry["config"])
     prefix = join(HEAD, str(number)) + "/"
     values = {
         key.removeprefix(prefix): value

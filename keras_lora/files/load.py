@@ -10,7 +10,7 @@ from keras_lora.files.format import AdapterInfo, inspect_adapter, read_tensors
 from keras_lora.files.head import Head, find_head
 from keras_lora.files.match import find_base, misfits_of, wrong_base
 from keras_lora.files.record import HEAD, OUTSIDE
-from keras_lora.files.save import trained_variables
+from keras_lora.files.save import trained_outside, trained_variables
 from keras_lora.model.checks import differing
 from keras_lora.model.compiled import forget_compiled
 from keras_lora.model.paths import join, own_variables, owner, structural_paths
@@ -139,13 +139,13 @@ def place_outside(
                 f"the file's head ({', '.join(classes)}) has nowhere to go: "
                 "give the outer model, or head=False"
             )
+        elif found.classes != classes:
+            problems.append(
+                f"the head is {found.classes}, the file's is {classes}"
+            )
         else:
-            here = [type(layer).__name__ for layer in found.layers]
-            if here != classes:
-                problems.append(f"the head is {here}, the file's is {classes}")
-            else:
-                problems += differing(found.variables(), head)
-                variables |= found.variables()
+            problems += differing(found.variables(), head)
+            variables |= found.variables()
     if outside:
         paths = structural_paths(model)
         own = {
@@ -168,13 +168,5 @@ def likely_head(model: Layer, info: AdapterInfo) -> Head | None:
     """Layers outside of the base that match a head by class and number."""
     assert info.head is not None
     classes = [layer["class"] for layer in info.head["layers"]]
-    found = [
-        layer
-        for layer in structural_paths(model).values()
-        if membership(layer) is None
-        and own_variables(layer)
-        and any(v.trainable for v in own_variables(layer).values())
-    ]
-    if [type(layer).__name__ for layer in found] == classes:
-        return Head(info.head["input"], tuple(found))
-    return None
+    found = Head(info.head["input"], tuple(trained_outside(model).values()))
+    return found if found.classes == classes else None

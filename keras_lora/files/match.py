@@ -12,14 +12,23 @@ from keras_lora.methods.method import Method, Widths
 from keras_lora.model import surgery
 from keras_lora.model.checks import other_shapes
 from keras_lora.model.fingerprint import by_path, layer_digests, other_base
-from keras_lora.model.paths import join, own_variables, owner, structural_paths
+from keras_lora.model.paths import (
+    Layers,
+    join,
+    own_variables,
+    owner,
+    structural_paths,
+)
 from keras_lora.model.surgery import Layer
 from keras_lora.rewrite.member import preview
 
 
-def find_base(model: Layer, info: AdapterInfo, what: str) -> dict[str, Layer]:
+def find_base(model: Layer, info: AdapterInfo, what: str) -> Layers:
     """The layers of the file's base: `model`, or a model within it."""
-    best: list[str] | None = None
+    named = {*info.layers, *info.trained}
+    named.update(map(owner, info.base["variables"]))
+    above = {p[:n] for p in named for n, c in enumerate(p) if c == "/"}
+    tried: list[list[str]] = []
     for candidate in surgery.every_layer(model):
         paths = structural_paths(candidate)
         if candidate is not model and not isinstance(candidate, keras.Model):
@@ -29,32 +38,22 @@ def find_base(model: Layer, info: AdapterInfo, what: str) -> dict[str, Layer]:
             }
             if not names.issuperset(info.base["variables"]):
                 continue
-        named = {*info.layers, *info.trained}
-        named.update(map(owner, info.base["variables"]))
-        above = {p[:n] for p in named for n, c in enumerate(p) if c == "/"}
         inside = {p: la for p, la in paths.items() if p in named | above}
-        extra = any(
-            own_variables(layer)
-            for path, layer in paths.items()
-            if path not in inside
-        )
-        chosen = inside if extra else paths
+        rest = [la for p, la in paths.items() if p not in inside]
+        chosen = inside if any(map(own_variables, rest)) else paths
         problems = wrong_base(chosen, info)
         if not problems:
             return chosen
-        if best is None or len(problems) < len(best):
-            best = problems
-    here = [
-        path
-        for path, la in structural_paths(model).items()
-        if path and la.weights
-    ]
-    problems = [*(best or [])[:50], f"layers of this model: {shorten(here)}"]
+        tried.append(problems)
+    fewest = min(tried, key=len)[:50]
+    paths = structural_paths(model)
+    here = [path for path, la in paths.items() if path and la.weights]
+    problems = [*fewest, f"layers of this model: {shorten(here)}"]
     raise_if(f"{what}: it belongs to another base", problems)
     raise AssertionError
 
 
-def wrong_base(layers: dict[str, Layer], info: AdapterInfo) -> list[str]:
+def wrong_base(layers: Layers, info: AdapterInfo) -> list[str]:
     """Says how layers differ from the base that a file was trained on."""
     digests = {
         path: layer_digests(layer, info.base["sampled"])

@@ -13,19 +13,38 @@ MOST_HEAD_LAYERS = 100
 DEEPEST = 12
 LARGEST = 3e38
 SMALLEST = 1e-38
+HEAD_LAYER = {"class": str, "config": dict, "input_shape": list | None}
 
 
-def _is_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(v, str) for v in value)
+def fits(value: Any, pattern: Any) -> bool:
+    """Whether JSON is of the shape that a pattern shows.
+
+    `[int]` is a list of any length, `(str, int)` a list of just these two,
+    `{"input": int}` a dict with at least this key.
+    """
+    if isinstance(pattern, dict):
+        return isinstance(value, dict) and all(
+            fits(value.get(key), pattern[key]) for key in pattern
+        )
+    if isinstance(pattern, tuple):
+        same_length = isinstance(value, list) and len(value) == len(pattern)
+        return same_length and all(map(fits, value, pattern))
+    if isinstance(pattern, list):
+        return isinstance(value, list) and all(
+            fits(item, pattern[0]) for item in value
+        )
+    if isinstance(value, bool):  # which Python takes for an int
+        return pattern is bool
+    return isinstance(value, pattern)
 
 
 def wrong_record(record: dict[str, Any]) -> list[str]:
     """Says what of a record is missing or of a wrong type."""
     problems = []
-    if not isinstance(record.get("version"), str):
+    if not fits(record.get("version"), str):
         problems.append("record: no `version`")
     for name in ("trained", "outside"):
-        if not _is_names(record.get(name)):
+        if not fits(record.get(name), [str]):
             problems.append(f"record: `{name}` is no list of names")
     layers = record.get("layers")
     if not isinstance(layers, dict):
@@ -37,18 +56,9 @@ def wrong_record(record: dict[str, Any]) -> list[str]:
     problems += _wrong_base(record.get("base"))
     head = record.get("head", ...)
     if head is not None and not (
-        isinstance(head, dict)
-        and type(head.get("input")) is int
+        fits(head, {"input": int, "layers": [HEAD_LAYER]})
         and head["input"] >= 0
-        and isinstance(head.get("layers"), list)
         and len(head["layers"]) <= MOST_HEAD_LAYERS
-        and all(
-            isinstance(layer, dict)
-            and isinstance(layer.get("class"), str)
-            and isinstance(layer.get("config"), dict)
-            and isinstance(layer.get("input_shape"), list | None)
-            for layer in head["layers"]
-        )
     ):
         problems.append("record: `head` is malformed")
     return problems
@@ -80,48 +90,29 @@ def _out_of_float32(path: str, settings: Any) -> list[str]:
     ]
 
 
-def too_deep(value: Any) -> bool:
+def too_deep(value: Any, most: int = DEEPEST) -> bool:
     """Whether lists and dicts are nested deeper than any record's."""
-    level = [value]
-    for _ in range(DEEPEST):
-        level = [
-            child
-            for parent in level
-            if isinstance(parent, dict | list)
-            for child in (
-                parent.values() if isinstance(parent, dict) else parent
-            )
-        ]
-    return bool(level)
+    if most == 0:
+        return True
+    if isinstance(value, dict):
+        value = list(value.values())
+    return isinstance(value, list) and any(
+        too_deep(child, most - 1) for child in value
+    )
 
 
 def _wrong_base(base: Any) -> list[str]:
     """Says what of a fingerprint is missing or of a wrong type."""
-    if not isinstance(base, dict) or not isinstance(base.get("sampled"), bool):
+    if not fits(base, {"sampled": bool}):
         return ["record: no `base`"]
     problems = []
     variables = base.get("variables")
-    if not isinstance(variables, dict) or not all(
-        isinstance(entry, list)
-        and len(entry) == 3
-        and isinstance(entry[0], str)
-        and isinstance(entry[1], list)
-        and all(isinstance(n, int) for n in entry[1])
-        and isinstance(entry[2], str)
-        for entry in variables.values()
+    if not fits(variables, dict) or not fits(
+        list(variables.values()), [(str, [int], str)]
     ):
         problems.append("record: the base's `variables` are malformed")
     outputs = base.get("outputs")
-    if outputs is not None and not (
-        isinstance(outputs, list)
-        and all(
-            isinstance(o, list)
-            and len(o) == 2
-            and isinstance(o[0], str)
-            and isinstance(o[1], int)
-            for o in outputs
-        )
-    ):
+    if outputs is not None and not fits(outputs, [(str, int)]):
         problems.append("record: the base's `outputs` are malformed")
     return problems
 

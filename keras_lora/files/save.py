@@ -9,7 +9,7 @@ from keras_lora.files.format import not_finite, write_adapter, wrong_file
 from keras_lora.files.head import Head, find_head, named_head, to_numpy
 from keras_lora.files.record import OUTSIDE
 from keras_lora.model.fingerprint import by_path, differences, layer_digests
-from keras_lora.model.paths import join, own_variables, structural_paths
+from keras_lora.model.paths import Layers, join, own_variables, structural_paths
 from keras_lora.model.surgery import Layer
 from keras_lora.rewrite.adapted import Adapted
 from keras_lora.rewrite.member import is_host
@@ -27,7 +27,7 @@ class Outside:
     """
 
     head: Head | None
-    layers: dict[str, Layer]
+    layers: Layers
 
     def variables(self) -> dict[str, Any]:
         """The variables of both, by their key in a file."""
@@ -45,16 +45,18 @@ def find_outside(adapted: Adapted, head: str | None) -> Outside:
     if found is not None and (found.config() is None or not found.layers):
         found = None
     of_head = {id(layer) for layer in found.layers} if found else set()
-    return Outside(
-        found,
-        {
-            path: layer
-            for path, layer in structural_paths(model).items()
-            if membership(layer) is None
-            and id(layer) not in of_head
-            and any(v.trainable for v in own_variables(layer).values())
-        },
-    )
+    trained = trained_outside(model).items()
+    return Outside(found, {p: la for p, la in trained if id(la) not in of_head})
+
+
+def trained_outside(model: Layer) -> Layers:
+    """Layers that train and are not of the base, by path in the model."""
+    return {
+        path: layer
+        for path, layer in structural_paths(model).items()
+        if membership(layer) is None
+        and any(v.trainable for v in own_variables(layer).values())
+    }
 
 
 def save_adapter(
@@ -98,10 +100,7 @@ def save_adapter(
         for path, layer in found.items()
         if path not in base.trained
     }
-    expected = {
-        path: member_of(found[path]).digests or digests[path]
-        for path in digests
-    }
+    expected = {p: member_of(found[p]).digests or digests[p] for p in digests}
     problems = [
         f"the base has changed since `inject`: {problem}"
         for problem in differences(by_path(expected), by_path(digests))
@@ -150,7 +149,7 @@ def in_file_form(
     return settings
 
 
-def trained_variables(found: dict[str, Layer]) -> dict[str, Any]:
+def trained_variables(found: Layers) -> dict[str, Any]:
     """Adapter weights and variables of trained layers, by key in a file."""
     variables = {}
     for path, layer in found.items():

@@ -7,6 +7,9 @@ import keras
 
 from keras_lora.model.surgery import Layer, children, tracked_variables
 
+Layers = dict[str, Layer]
+"""A model's layers by structural path."""
+
 
 def snake_case(name: str) -> str:
     """The stem of the names Keras gives by itself, e.g. `"lo_ra_dense"`."""

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Sequence
 
 from keras_lora.errors import shorten
 from keras_lora.model import surgery
-from keras_lora.model.surgery import Layer
+from keras_lora.model.paths import Layers
 
 Blocks = slice | Sequence[int]
 
 
 def in_blocks(
-    layers: dict[str, Layer], targets: list[str], chosen: Blocks | None
+    layers: Layers, targets: list[str], chosen: Blocks | None
 ) -> tuple[list[str], list[str]]:
     """Leaves the targets that lie in some of the model's blocks.
 
@@ -46,9 +46,7 @@ def in_blocks(
     return found, problems
 
 
-def stacks_of_blocks(
-    layers: dict[str, Layer], targets: list[str]
-) -> list[list[str]]:
+def stacks_of_blocks(layers: Layers, targets: list[str]) -> list[list[str]]:
     """Paths of blocks with targets, those that stand side by side together.
 
     A block is a layer with sublayers that has others of its class beside it

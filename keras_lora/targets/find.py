@@ -6,6 +6,7 @@ from collections.abc import Callable
 import keras
 
 from keras_lora.errors import shorten
+from keras_lora.model.paths import Layers
 from keras_lora.model.surgery import Layer
 from keras_lora.model.widths import LINEAR
 from keras_lora.settings import wrong_targets
@@ -13,9 +14,7 @@ from keras_lora.targets.names import ALL_LINEAR, Targets, matches, select
 from keras_lora.targets.placements import PLACEMENTS
 
 
-def trained_paths(
-    layers: dict[str, Layer], train: Targets
-) -> tuple[set[str], list[str]]:
+def trained_paths(layers: Layers, train: Targets) -> tuple[set[str], list[str]]:
     """The layers named in `train`, and all below them."""
     if isinstance(train, list | tuple) and not train:
         return set(), []
@@ -36,7 +35,7 @@ def trained_paths(
 
 
 def linear_targets(
-    layers: dict[str, Layer],
+    layers: Layers,
     targets: Targets,
     trained: set[str],
     layer_class: Callable[[Layer], type | None],
@@ -74,7 +73,7 @@ def linear_targets(
 
 
 def explain_miss(
-    entry: str, layers: dict[str, Layer], able: list[str], trained: set[str]
+    entry: str, layers: Layers, able: list[str], trained: set[str]
 ) -> str:
     """Why an entry of `targets` matches nothing, and what there is."""
     named = [path for path in layers if matches(entry, path)]
@@ -88,7 +87,7 @@ def explain_miss(
 
 
 def output_targets(
-    layers: dict[str, Layer],
+    layers: Layers,
     targets: Targets | None,
     placement: str,
     trained: set[str],

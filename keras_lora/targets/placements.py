@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from keras_lora.model.surgery import Layer
+from keras_lora.model.paths import Layers
 from keras_lora.model.widths import LINEAR, output_width
 
 FEED_FORWARD_OUTPUT = (
@@ -15,17 +15,17 @@ ATTENTION_OUTPUT = r"(?:.*/)?attention_output"
 """What Keras and KerasHub call the last layer of an attention."""
 
 
-def attention_outputs(layers: dict[str, Layer]) -> list[str]:
+def attention_outputs(layers: Layers) -> list[str]:
     """The last layer of each attention."""
     return [path for path in layers if re.fullmatch(ATTENTION_OUTPUT, path)]
 
 
-def attentions(layers: dict[str, Layer]) -> list[str]:
+def attentions(layers: Layers) -> list[str]:
     """Each attention as a whole."""
     return [path.rpartition("/")[0] for path in attention_outputs(layers)]
 
 
-def feed_forward_outputs(layers: dict[str, Layer]) -> list[str]:
+def feed_forward_outputs(layers: Layers) -> list[str]:
     """The last layer of each block's feed-forward part.
 
     Where KerasHub's names do not tell, it is looked for behind each
@@ -42,8 +42,7 @@ def feed_forward_outputs(layers: dict[str, Layer]) -> list[str]:
         if number + 1 < len(whole) and whole[number + 1] in later:
             later = later[: later.index(whole[number + 1])]
         width = output_width(layers[f"{attention}/attention_output"])
-        last = last_linear(layers, below(parent, later, attention), width)
-        found += [path for path in [last] if path is not None]
+        found += last_linear(layers, below(parent, later, attention), width)
     return found
 
 
@@ -58,19 +57,19 @@ def below(parent: str, paths: list[str], attention: str) -> list[str]:
 
 
 def last_linear(
-    layers: dict[str, Layer], paths: list[str], width: int | str
-) -> str | None:
+    layers: Layers, paths: list[str], width: int | str
+) -> list[str]:
     """The linear layer that brings what another one widened back to a width.
 
-    A single one of that width counts too.
+    A single one of that width counts too; there may be none.
     """
     linear = [path for path in paths if isinstance(layers[path], LINEAR)]
     fits = [path for path in linear if output_width(layers[path]) == width]
     behind = [path for path in fits if path != linear[0]]
-    return next(iter(behind or fits), None)
+    return (behind or fits)[:1]
 
 
-def both_outputs(layers: dict[str, Layer]) -> list[str]:
+def both_outputs(layers: Layers) -> list[str]:
     """Both places of each block, in the order of the model."""
     found = {*attention_outputs(layers), *feed_forward_outputs(layers)}
     return [path for path in layers if path in found]
@@ -86,7 +85,7 @@ class Placement:
     """
 
     method: str
-    find: Callable[[dict[str, Layer]], list[str]]
+    find: Callable[[Layers], list[str]]
 
 
 PLACEMENTS = {
