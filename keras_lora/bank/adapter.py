@@ -1,14 +1,12 @@
 """One adapter as a bank holds it: checked against the base, on the host."""
 
 import functools
-import math
 import os
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_lora.bank.head import head_misfits, run_head
@@ -86,11 +84,7 @@ class BankAdapter:
         return found
 
     def outputs(self, features: Any) -> Any:
-        """The head's output for the base's outputs, batch first.
-
-        Args:
-            features: The base's outputs, arrays or a nest of them.
-        """
+        """The head's output for a nest of the base's outputs, batch first."""
         if self.head is None:
             return features
         assert self.info.head is not None
@@ -129,17 +123,7 @@ class ServedBase:
 def read_adapter(
     name: str, path: str | os.PathLike[str], base: ServedBase
 ) -> BankAdapter:
-    """Reads a file and checks all of it against the base.
-
-    Args:
-        name: What it will be called.
-        path: The file.
-        base: What it has to fit.
-
-    Raises:
-        ValueError: The name or the file is not fit for this bank; everything
-            wrong is listed.
-    """
+    """Reads a file that will be called `name`, all checked for this base."""
     what = f"{path} was not loaded as {name!r}"
     raise_if(what, wrong_name(name))
     info = inspect_adapter(path)
@@ -162,10 +146,8 @@ def read_adapter(
         )
     for path, settings in info.layers.items():
         problems += not_served(path, settings["method"], base)
-    named = {
-        path: la for path, la in base.layers.items() if path in info.layers
-    }
-    plain_layers = {path: plain(layer) for path, layer in named.items()}
+    named = base.layers.keys() & info.layers.keys()
+    plain_layers = {path: plain(base.layers[path]) for path in named}
     misfits = misfits_of(info, plain_layers, base.widths)
     problems += sum(misfits.values(), [])
     raise_if(what, problems)
@@ -204,20 +186,3 @@ def wrong_name(name: Any) -> list[str]:
         "a name is 1 to 100 letters, digits, dots, dashes and underscores, "
         f"a letter or digit first. Received: {name!r}"
     ]
-
-
-def megabytes(count: float) -> str:
-    """Bytes for people."""
-    if count < 1e6:
-        return f"{count / 1e3:.0f} kB"
-    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"
-
-
-def parameters(adapter: BankAdapter) -> int:
-    """Number of values of an adapter."""
-    return sum(math.prod(value.shape) for value in adapter.tensors.values())
-
-
-def rows_of(nest: Any, index: Any) -> Any:
-    """Some rows of arrays in a nest."""
-    return keras.tree.map_structure(lambda a: np.asarray(a)[index], nest)

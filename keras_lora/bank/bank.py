@@ -10,18 +10,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lora.bank.adapter import (
-    BankAdapter,
-    ServedBase,
-    read_adapter,
-    rows_of,
-)
+from keras_lora.bank.adapter import BankAdapter, ServedBase, read_adapter
 from keras_lora.bank.batches import (
+    Adapters,
     Batch,
     Names,
-    cut_rows,
     names_of_rows,
     padded,
+    rows_of,
     spread,
 )
 from keras_lora.bank.export import export
@@ -117,7 +113,7 @@ class AdapterBank:
         self._base, self._layers = base, layers
         self._lock = threading.RLock()
         self._saving = threading.Lock()
-        self._adapters: dict[str, BankAdapter] = {}
+        self._adapters: Adapters = {}
         self._inputs = symbolic_inputs(base)
         limits = declared_kinds(layers, rank, targets)
         unfit = probe(base, layers, self._inputs)
@@ -209,10 +205,9 @@ class AdapterBank:
         """
         self._check_attached()
         adapter = read_adapter(name, path, self._served)
-        kinds = {path: [kind] for path, kind in adapter.kinds.items()}
         with self._lock:
             self._check_attached()
-            grown = self._slots.provide(kinds)
+            grown = self._slots.provide(adapter.kinds)
             if grown:
                 forget_compiled([*self._layers.values(), self._model])
                 LOG.info(
@@ -327,7 +322,8 @@ class AdapterBank:
         if one and not rows:
             return self._no_rows(x, chosen.get(adapter))
         results: list[Any] = [None] * rows
-        for batch in cut_rows(names, batch_size, room, resident):
+        whole = Batch(list(range(rows)), names)
+        for batch in whole.cut(batch_size, room, resident):
             for part, features in self._forward(x, batch, chosen, batch_size):
                 spread(features, part, chosen, results)
         if not one:
@@ -335,11 +331,7 @@ class AdapterBank:
         return keras.tree.map_structure(lambda *a: np.stack(a), *results)
 
     def _forward(
-        self,
-        x: Any,
-        batch: Batch,
-        chosen: dict[str, BankAdapter],
-        batch_size: int,
+        self, x: Any, batch: Batch, chosen: Adapters, batch_size: int
     ) -> list[tuple[Batch, Any]]:
         """Runs a batch; the lock spans finding the slots and reading them.
 
@@ -364,7 +356,7 @@ class AdapterBank:
         return done
 
     def _slots_of(
-        self, names: Sequence[str | None], chosen: dict[str, BankAdapter]
+        self, names: Sequence[str | None], chosen: Adapters
     ) -> list[int]:
         """Brings in what rows need; gives each row's slot."""
         wanted = [n for n in dict.fromkeys(names) if n is not None]

@@ -5,61 +5,50 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 
-from keras_lora.bank.adapter import BankAdapter, rows_of
+from keras_lora.bank.adapter import BankAdapter
 
 Names = str | None | Sequence[str | None]
+Adapters = dict[str, BankAdapter]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one forward pass, and the adapter of each."""
+    """Rows of a call, and the adapter of each."""
 
     rows: list[int]
     names: list[str | None]
 
-    def cut(self, batch_size: int, room: int) -> list["Batch"]:
-        """The batch in parts, if it holds more adapters than `room`."""
-        return [
-            Batch([self.rows[place] for place in part.rows], part.names)
-            for part in cut_rows(self.names, batch_size, room)
-        ]
+    def cut(
+        self, batch_size: int, room: int, resident: Collection[str] = ()
+    ) -> list["Batch"]:
+        """Parts for one forward pass each, with at most `room` adapters.
 
-
-def cut_rows(
-    names: Sequence[str | None],
-    batch_size: int,
-    room: int,
-    resident: Collection[str] = (),
-) -> list[Batch]:
-    """Cuts rows into batches with at most `room` adapters in each.
-
-    Rows keep their order where all adapters fit at once. Where they do not,
-    rows of one adapter go together, so that each is brought in once, and
-    those that are `resident` go first, before others take their slots.
-    """
-    room = max(1, room)
-    order = list(range(len(names)))
-    distinct = list(dict.fromkeys(n for n in names if n is not None))
-    if len(distinct) > room:
-        distinct.sort(key=lambda name: name not in resident)
-        place = {name: number for number, name in enumerate(distinct)}
-        order.sort(key=lambda row: place.get(names[row] or "", -1))
-    batches: list[Batch] = []
-    rows: list[int] = []
-    seen: set[str] = set()
-    for row in order:
-        name = names[row]
-        new = name is not None and name not in seen
-        if len(rows) == batch_size or (new and len(seen) == room):
-            batches.append(Batch(rows, [names[r] for r in rows]))
-            rows, seen = [], set()
-        rows.append(row)
-        if name is not None:
-            seen.add(name)
-    if rows:
-        batches.append(Batch(rows, [names[r] for r in rows]))
-    return batches
+        Rows keep their order where all adapters fit at once. Where they do
+        not, rows of one adapter go together, so that each is brought in once,
+        and those that are `resident` go first, before others take their slots.
+        """
+        room = max(1, room)
+        rows = list(zip(self.rows, self.names, strict=True))
+        distinct = list(dict.fromkeys(n for n in self.names if n is not None))
+        if len(distinct) > room:
+            distinct.sort(key=lambda name: name not in resident)
+            place = {name: number for number, name in enumerate(distinct)}
+            rows.sort(key=lambda row: place.get(row[1] or "", -1))
+        parts: list[Batch] = []
+        seen: set[str] = set()
+        for row, name in rows:
+            new = name is not None and name not in seen
+            full = not parts or len(parts[-1].rows) == batch_size
+            if full or (new and len(seen) == room):
+                parts.append(Batch([], []))
+                seen = set()
+            parts[-1].rows.append(row)
+            parts[-1].names.append(name)
+            if name is not None:
+                seen.add(name)
+        return parts
 
 
 def padded(count: int, batch_size: int) -> int:
@@ -86,16 +75,17 @@ def names_of_rows(adapter: Any, rows: int) -> list[Any]:
 
 
 def spread(
-    features: Any,
-    batch: Batch,
-    chosen: dict[str, BankAdapter],
-    results: list[Any],
+    features: Any, batch: Batch, chosen: Adapters, results: list[Any]
 ) -> None:
     """Puts each row's own output where the row stood in the call."""
     outputs: dict[str | None, Any] = {None: features}
-    for place, (row, name) in enumerate(
-        zip(batch.rows, batch.names, strict=True)
-    ):
+    rows = zip(batch.rows, batch.names, strict=True)
+    for place, (row, name) in enumerate(rows):
         if name is not None and name not in outputs:
             outputs[name] = chosen[name].outputs(features)
         results[row] = rows_of(outputs[name], place)
+
+
+def rows_of(nest: Any, index: Any) -> Any:
+    """Some rows of arrays in a nest."""
+    return keras.tree.map_structure(lambda a: np.asarray(a)[index], nest)

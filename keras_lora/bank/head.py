@@ -18,11 +18,6 @@ def head_misfits(
     """Says why a head does not go on the base's output.
 
     A head that was named may stand behind something the file does not hold.
-
-    Args:
-        record: The head as it stands in the file.
-        layers: The layers rebuilt from it.
-        outputs: The base's symbolic outputs.
     """
     number = record["input"]
     if not 0 <= number < len(outputs):

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 from keras import ops
 
 from keras_lora.bank.routing import Switch, ids_in_force
@@ -151,11 +150,3 @@ def leave_bank(layer: Layer) -> None:
     surgery.remove_seed(layer, layer.__dict__.pop("_switch"))
     surgery.set_class(layer, type(layer)._host_class)
     del layer.__dict__["_stacks"]
-
-
-def stack_bytes(layer: Layer) -> int:
-    """Bytes that a host's stacks take."""
-    return sum(
-        int(np.prod(variable.shape)) * 4
-        for variable in layer.adapter_weights.values()
-    )

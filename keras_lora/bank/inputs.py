@@ -17,23 +17,18 @@ def symbolic_inputs(base: Layer) -> Any:
 
     A base without a graph is asked for the shapes it was built with.
     """
-    if surgery.has_graph(base):
-        structure = surgery.graph_inputs(base)
-    else:
-        known = surgery.build_inputs(base)
-        if not known:
-            raise ValueError(
-                f"{base.name!r} does not tell its inputs: build it on a shape"
-            )
-        structure = known[0] if len(known) == 1 else known
+    known = surgery.build_inputs(base)
+    if not known:
+        raise ValueError(
+            f"{base.name!r} does not tell its inputs: build it on a shape"
+        )
+    structure = known[0] if len(known) == 1 else known
     tensors = keras.tree.flatten(structure)
     problems = [
         f"input {tensor.name!r} has a fixed batch size of {tensor.shape[0]}"
         for tensor in tensors
-        if tensor.shape[0] is not None
+        if surgery.has_graph(base) and tensor.shape[0] is not None
     ]
-    if not surgery.has_graph(base):
-        problems = []
     if isinstance(structure, dict) and IDS in structure:
         problems.append(f"input {IDS!r} is what the bank calls its own")
     raise_if("AdapterBank was not made", problems)

@@ -1,6 +1,7 @@
 """Does a base keep the rows of a batch apart: tried out, not assumed."""
 
-from collections.abc import Collection
+import functools
+from collections.abc import Callable, Collection
 from typing import Any
 
 import keras
@@ -18,6 +19,7 @@ from keras_lora.bank.watch import (
     watch,
     without_rows,
 )
+from keras_lora.errors import raise_if
 from keras_lora.methods.lora import LORA, lora_class
 from keras_lora.methods.stack import Kind
 from keras_lora.model.paths import Layers
@@ -34,10 +36,7 @@ LARGEST = 128
 def probe(base: Layer, layers: Layers, inputs: Any) -> Unfit:
     """Gives one row other contents, then a random adapter; watches the rest.
 
-    Args:
-        base: The base, plain; it is plain again afterwards.
-        layers: Its layers by path.
-        inputs: Symbolic inputs of its structure.
+    The base is plain, and is so again afterwards.
 
     Raises:
         ValueError: Another row moved (the layer that mixes rows is named), or
@@ -47,7 +46,7 @@ def probe(base: Layer, layers: Layers, inputs: Any) -> Unfit:
     unfit = trial.watch_contents()
     slots = Slots(layers, 1)
     able = {
-        path: [Kind(LORA.name, 1)]
+        path: Kind(LORA.name, 1)
         for path, layer in layers.items()
         if lora_class(layer) and path not in unfit.inputs
     }
@@ -67,7 +66,6 @@ class Trial:
         self.base, self.layers, self.inputs = base, layers, inputs
         self.length = LENGTHS[0]
         self.routed = Routed(base, lambda: 2)
-        self.compiled: Any = None
 
     def watch_contents(self) -> Unfit:
         """Changes the contents of rows and watches all layers."""
@@ -78,7 +76,7 @@ class Trial:
             x = self.random_inputs(rows)
             for value in keras.tree.flatten(x):
                 value[changed] = 1 - value[changed]
-            after, moved = self.watched(x, plain=True)
+            after, moved = self.watched(x)
             if others_moved(outputs, moved, changed):
                 raise self.mixes(rows, mixing_layer(before, after, changed))
             for one, two in zip(before, after, strict=True):
@@ -93,13 +91,15 @@ class Trial:
     def first_run(self) -> tuple[int, list[Call], Any]:
         """Finds a size for open axes that the base runs with."""
         problem: Exception | None = None
-        for length in LENGTHS if self.has_open_axes() else LENGTHS[:1]:
+        flat = keras.tree.flatten(self.inputs)
+        is_open = any(None in tensor.shape[1:] for tensor in flat)
+        for length in LENGTHS if is_open else LENGTHS[:1]:
             self.length = length
             rows = self.telling_count()
             x = self.random_inputs(rows)
             try:
-                calls, short = self.watched(x, plain=True)
-                outputs = self.run_plain(x)
+                calls, short = self.watched(x)
+                outputs = self.run(x)
             except Exception as error:
                 problem = problem or error
                 continue
@@ -110,26 +110,22 @@ class Trial:
             f"random inputs: {problem}"
         ) from problem
 
-    def watched(self, x: Any, ids: Any = None, plain: bool = False) -> Any:
+    def watched(self, x: Any, ids: Any = None) -> Any:
         """The calls in a run, and what came out."""
         rows = len(keras.tree.flatten(x)[0])
-        if plain:
-            return watch(lambda: self.run_plain(x), self.layers, rows)
         return watch(lambda: self.run(x, ids), self.layers, rows)
 
-    def has_open_axes(self) -> bool:
-        """Whether any input has an axis of any size beside the batch."""
-        flat = keras.tree.flatten(self.inputs)
-        return any(None in tensor.shape[1:] for tensor in flat)
-
-    def telling_count(self) -> int:
-        """A number of rows that no axis of the inputs is a multiple of."""
-        sizes = [
+    def axes(self) -> list[int]:
+        """The size of each axis of the inputs beside the batch."""
+        return [
             size or self.length
             for tensor in keras.tree.flatten(self.inputs)
             for size in tensor.shape[1:]
         ]
-        fit = [n for n in COUNTS if all(size % n for size in sizes)]
+
+    def telling_count(self) -> int:
+        """A number of rows that no axis of the inputs is a multiple of."""
+        fit = [n for n in COUNTS if all(size % n for size in self.axes())]
         return (fit or COUNTS)[0]
 
     def check_outputs(self, outputs: Any, rows: int) -> None:
@@ -147,18 +143,13 @@ class Trial:
                     f"{self.base.name!r} has an output of shape "
                     f"{tuple(tensor.shape)} for {rows} rows"
                 )
-        if problems:
-            text = "\n".join(f"- {problem}" for problem in problems)
-            raise ValueError(f"AdapterBank was not made.\n{text}")
+        raise_if("AdapterBank was not made", problems)
 
-    def run_plain(self, x: Any) -> Any:
-        """Runs the base eagerly."""
+    def run(self, x: Any, ids: Any = None) -> Any:
+        """Runs the base eagerly, plain or with a slot a row."""
         tensors = keras.tree.map_structure(ops.convert_to_tensor, x)
-        return self.base(tensors, training=False)
-
-    def run(self, x: Any, ids: Any) -> Any:
-        """Runs the base eagerly, with a slot a row."""
-        tensors = keras.tree.map_structure(ops.convert_to_tensor, x)
+        if ids is None:
+            return self.base(tensors, training=False)
         return self.routed(tensors, ops.convert_to_tensor(ids))
 
     def try_adapters(self, hosts: Collection[str]) -> None:
@@ -177,7 +168,7 @@ class Trial:
 
     def reaches_others(self, adapted: np.ndarray) -> bool:
         """Whether an adapter on some rows moves the output of any other."""
-        x, run = self.random_inputs(len(adapted)), self.runner()
+        x, run = self.random_inputs(len(adapted)), self.runner
         before = keras.tree.flatten(run(x, np.zeros(len(adapted), "int32")))
         after = keras.tree.flatten(run(x, adapted.astype("int32")))
         for pair in zip(before, after, strict=True):
@@ -202,23 +193,21 @@ class Trial:
                 return found
         return None
 
-    def runner(self) -> Any:
+    @functools.cached_property
+    def runner(self) -> Callable[[Any, Any], Any]:
         """What runs a batch: JAX compiles whole models sooner than each op."""
         if keras.backend.backend() != "jax":
             return self.run
-        if self.compiled is None:
-            ids = keras.Input((), dtype="int32", name=IDS)
-            outputs = self.routed(self.inputs, ids)
-            self.compiled = keras.Model(with_ids(self.inputs, ids), outputs)
-        return lambda x, ids: self.compiled.predict_on_batch(
+        ids = keras.Input((), dtype="int32", name=IDS)
+        outputs = self.routed(self.inputs, ids)
+        model = keras.Model(with_ids(self.inputs, ids), outputs)
+        return lambda x, ids: model.predict_on_batch(
             with_ids(x, ids, self.inputs)
         )
 
     def batch_sizes(self) -> list[int]:
         """2, 3, and the size of every other axis of the inputs."""
-        sizes = {2, 3}
-        for tensor in keras.tree.flatten(self.inputs):
-            sizes |= {size or self.length for size in tensor.shape[1:]}
+        sizes = {2, 3, *self.axes()}
         return sorted(size for size in sizes if 1 < size <= LARGEST)
 
     def random_inputs(self, rows: int) -> Any:

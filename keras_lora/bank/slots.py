@@ -42,7 +42,7 @@ class Slots:
         """How many adapters one batch can use beside the pinned one."""
         return self.capacity - (self.pinned is not None)
 
-    def provide(self, kinds: dict[str, list[Kind]]) -> int:
+    def provide(self, kinds: dict[str, Kind]) -> int:
         """Adds or enlarges stacks so that adapters of these kinds fit.
 
         Either all of them or, where one fails, none.
@@ -51,17 +51,16 @@ class Slots:
             On how many layers something grew. Functions have to be traced
             anew then, and all slots are empty.
         """
-        grown = []
-        for path, wanted in kinds.items():
-            for kind in wanted:
-                host = self.hosts.get(path)
-                stack = host.stacks.get(kind.key) if host else None
-                if stack is None or stack.kind.size < kind.size:
-                    grown.append((path, kind))
-        fresh = {path for path, _ in grown if path not in self.hosts}
+        grown = {}
+        for path, kind in kinds.items():
+            host = self.hosts.get(path)
+            stack = host.stacks.get(kind.key) if host else None
+            if stack is None or stack.kind.size < kind.size:
+                grown[path] = kind
+        fresh = [path for path in grown if path not in self.hosts]
         made: list[tuple[Any, Stack]] = []
         try:
-            for path, kind in grown:
+            for path, kind in grown.items():
                 host = become_host(self.layers[path], self.switch)
                 made.append((host, host.new_stack(kind, self.count)))
         except BaseException:
@@ -76,7 +75,7 @@ class Slots:
         if grown:
             self.resident.clear()
             self.pin(self.pinned)
-        return len({path for path, _ in grown})
+        return len(grown)
 
     def pin(self, adapter: BankAdapter | None) -> None:
         """Makes an adapter that of plain calls; its slot stays its own.
@@ -158,15 +157,11 @@ class Slots:
 
 def declared_kinds(
     layers: Layers, rank: int | None, targets: Targets | None
-) -> dict[str, list[Kind]]:
+) -> dict[str, Kind]:
     """The stacks that a bank makes room for at once."""
     if rank is None and targets is None:
         return {}
-    paths, problems = linear_targets(
-        layers,
-        ALL_LINEAR if targets is None else targets,
-        set(),
-        lora_class,
-    )
+    wanted = ALL_LINEAR if targets is None else targets
+    paths, problems = linear_targets(layers, wanted, set(), lora_class)
     raise_if("AdapterBank was not made", problems)
-    return {path: [Kind(LORA.name, int(rank or 8))] for path in paths}
+    return {path: Kind(LORA.name, int(rank or 8)) for path in paths}

@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from keras_lora.bank.adapter import BankAdapter, megabytes, parameters
-from keras_lora.bank.host import stack_bytes
+from keras_lora.bank.adapter import BankAdapter
 from keras_lora.bank.slots import Slots
-from keras_lora.model.fingerprint import size_in_bytes
-from keras_lora.model.paths import own_variables, structural_paths
+from keras_lora.model.fingerprint import own_bytes, size_in_bytes
+from keras_lora.model.paths import structural_paths
 from keras_lora.rewrite.summary import aligned
 
 
@@ -76,11 +75,21 @@ class BankSummary:
         return "\n".join(line.rstrip() for line in lines)
 
 
+def megabytes(count: float) -> str:
+    """Bytes for people."""
+    if count < 1e6:
+        return f"{count / 1e3:.0f} kB"
+    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"
+
+
 def summarize(
     base: Any, slots: Slots, adapters: list[BankAdapter]
 ) -> BankSummary:
     """Counts real sizes."""
-    stacks = sum(stack_bytes(host) for host in slots.hosts.values())
+    stacks = sum(
+        size_in_bytes(host.adapter_weights.values())
+        for host in slots.hosts.values()
+    )
     each = stacks // slots.count
     rows = []
     for adapter in adapters:
@@ -90,17 +99,13 @@ def summarize(
                 adapter.name,
                 ", ".join(adapter.info.methods),
                 adapter.size,
-                parameters(adapter),
+                adapter.info.parameters,
                 adapter.bytes,
                 each if here else 0,
                 each - adapter.resident_bytes if here else 0,
             )
         )
-    plain = sum(
-        size_in_bytes(variable)
-        for layer in structural_paths(base).values()
-        for variable in own_variables(layer).values()
-    )
+    plain = own_bytes(structural_paths(base).values())
     on_host = sum(adapter.bytes for adapter in adapters)
     heads = on_host - sum(adapter.resident_bytes for adapter in adapters)
     return BankSummary(

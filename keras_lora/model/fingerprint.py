@@ -15,11 +15,21 @@ WHOLE_BELOW = 1 << 30
 """Bytes up to which every value of a base is hashed."""
 SAMPLE = 1 << 16
 """Values hashed of each variable of a larger base, at a fixed stride."""
+Digests = dict[str, list[Any]]
+"""Dtype, shape and hash of variables, by name or by path."""
 
 
-def size_in_bytes(variable: Any) -> int:
-    """Bytes that a variable's values take."""
-    return int(np.prod(variable.shape)) * itemsize(str(variable.dtype))
+def size_in_bytes(variables: Iterable[Any]) -> int:
+    """Bytes that the values of some variables take."""
+    return sum(
+        int(np.prod(variable.shape)) * itemsize(str(variable.dtype))
+        for variable in variables
+    )
+
+
+def own_bytes(layers: Iterable[Layer]) -> int:
+    """Bytes of what some layers own, adapter weights left out."""
+    return sum(size_in_bytes(own_variables(layer).values()) for layer in layers)
 
 
 def itemsize(dtype: str) -> int:
@@ -33,12 +43,7 @@ def itemsize(dtype: str) -> int:
 
 def is_sampled(layers: Iterable[Layer]) -> bool:
     """Whether a base of these layers is too large to hash every value."""
-    sizes = [
-        size_in_bytes(variable)
-        for layer in layers
-        for variable in own_variables(layer).values()
-    ]
-    return sum(sizes) >= WHOLE_BELOW
+    return own_bytes(layers) >= WHOLE_BELOW
 
 
 def digest(variable: Any, sampled: bool) -> list[Any]:
@@ -55,7 +60,7 @@ def digest(variable: Any, sampled: bool) -> list[Any]:
     ]
 
 
-def layer_digests(layer: Layer, sampled: bool) -> dict[str, list[Any]]:
+def layer_digests(layer: Layer, sampled: bool) -> Digests:
     """The digest of each variable that a layer owns, adapter left out."""
     return {
         name: digest(variable, sampled)
@@ -63,9 +68,7 @@ def layer_digests(layer: Layer, sampled: bool) -> dict[str, list[Any]]:
     }
 
 
-def by_path(
-    digests: dict[str, dict[str, list[Any]]],
-) -> dict[str, list[Any]]:
+def by_path(digests: dict[str, Digests]) -> Digests:
     """Digests by layer path, as one flat table by `<path>/<variable>`."""
     return {
         join(path, name): entry
@@ -74,9 +77,7 @@ def by_path(
     }
 
 
-def differences(
-    expected: dict[str, list[Any]], found: dict[str, list[Any]]
-) -> list[str]:
+def differences(expected: Digests, found: Digests) -> list[str]:
     """Says how a base differs from the one that a table describes."""
     problems = []
     for path, (dtype, shape, value) in expected.items():
@@ -94,17 +95,9 @@ def differences(
 
 
 def other_base(
-    expected: dict[str, list[Any]],
-    found: dict[str, list[Any]],
-    whose: str = "the file's",
+    expected: Digests, found: Digests, whose: str = "the file's"
 ) -> list[str]:
-    """Says how a base is another one than a table describes.
-
-    Args:
-        expected: The table.
-        found: The base's own.
-        whose: Whose base the table is of, for the message.
-    """
+    """Says how a base is another one than a table, `whose`, describes."""
     return differences(expected, found) + [
         f"{path}: not in {whose} base" for path in found if path not in expected
     ]
