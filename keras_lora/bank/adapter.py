@@ -69,8 +69,11 @@ class BankAdapter:
         parts = [f"{unit} {n}" for unit, n in sorted(largest.items()) if unit]
         return ", ".join(parts) or "factors"
 
-    def values(self, path: str, host: Any, stack: Stack) -> Arrays:
-        """What goes into a slot of the stack on the layer at `path`."""
+    def values(self, path: str, host: Any, stack: Stack) -> Arrays | None:
+        """What goes into a slot of a stack on the layer at `path`, if any."""
+        mine = self.kinds.get(path)
+        if mine is None or mine.key != stack.kind.key:
+            return None
         settings, weights = self.info.layers[path], self._by_layer[path]
         return stack.values(host, settings, weights)
 

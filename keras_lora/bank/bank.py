@@ -1,9 +1,10 @@
 """One base, many adapters: each call, or each row of a call, names its own."""
 
+import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ from keras_lora.targets import Targets
 
 LOG = logging.getLogger("keras_lora")
 SERVED = "it is served by an AdapterBank: `detach` the bank first"
+DECLARED = ("capacity", "rank", "targets")
+"""Settings that a saved bank is made with again."""
 
 
 class AdapterBank:
@@ -205,8 +208,7 @@ class AdapterBank:
         """
         self._check_attached()
         adapter = read_adapter(name, path, self._served)
-        with self._lock:
-            self._check_attached()
+        with self._attached():
             grown = self._slots.provide(adapter.kinds)
             if grown:
                 forget_compiled([*self._layers.values(), self._model])
@@ -226,8 +228,7 @@ class AdapterBank:
         Raises:
             ValueError: No adapter has this name, or it is `active`.
         """
-        with self._lock:
-            self._check_attached()
+        with self._attached():
             raise_if(f"{name!r} was not unloaded", self._unknown([name]))
             if self._adapters[name] is self._slots.pinned:
                 raise ValueError(
@@ -244,15 +245,13 @@ class AdapterBank:
         again, and its slot is never given to another. Set it while no other
         thread is in a plain call of the base; `predict` is not affected.
         """
-        with self._lock:
-            self._check_attached()
+        with self._attached():
             pinned = self._slots.pinned
             return None if pinned is None else pinned.name
 
     @active.setter
     def active(self, name: str | None) -> None:
-        with self._lock:
-            self._check_attached()
+        with self._attached():
             if name is not None:
                 raise_if("`active` was not set", self._unknown([name]))
             self._slots.pin(None if name is None else self._adapters[name])
@@ -269,8 +268,7 @@ class AdapterBank:
         Raises:
             ValueError: A name is not loaded, or there are more than fit.
         """
-        with self._lock:
-            self._check_attached()
+        with self._attached():
             adapter = names_of_rows(adapter, 1)
             raise_if("No ids", self._unknown(adapter))
             wanted = dict.fromkeys(n for n in adapter if n is not None)
@@ -308,8 +306,7 @@ class AdapterBank:
         names = names_of_rows(adapter, rows)
         if len(names) != rows:
             problems.append(f"{len(names)} adapters were given for {rows} rows")
-        with self._lock:
-            self._check_attached()
+        with self._attached():
             problems += self._unknown([adapter] if one else names)
             raise_if("Nothing was predicted", problems)
             chosen = {n: self._adapters[n] for n in names if n is not None}
@@ -339,8 +336,7 @@ class AdapterBank:
         cut.
         """
         done = []
-        with self._lock:
-            self._check_attached()
+        with self._attached():
             for part in batch.cut(batch_size, self._slots.room):
                 count = len(part.rows)
                 size = padded(count, batch_size)
@@ -361,8 +357,7 @@ class AdapterBank:
         """Brings in what rows need; gives each row's slot."""
         wanted = [n for n in dict.fromkeys(names) if n is not None]
         slots = self._slots.bring_in([chosen[name] for name in wanted])
-        slot: dict[str | None, int] = {None: 0}
-        slot.update(zip(wanted, slots, strict=True))
+        slot = dict(zip([None, *wanted], [0, *slots], strict=True))
         return [slot[name] for name in names]
 
     def _no_rows(self, x: Any, adapter: BankAdapter | None) -> Any:
@@ -388,15 +383,9 @@ class AdapterBank:
         Raises:
             ValueError: Another backend is in use, or the folder is there.
         """
-        with self._lock:
-            self._check_attached()
-            export(
-                Path(path),
-                self._base,
-                self._inputs,
-                self._slots.hosts,
-                list(self._adapters.values()),
-            )
+        with self._attached():
+            hosts, adapters = self._slots.hosts, list(self._adapters.values())
+            export(Path(path), self._base, self._inputs, hosts, adapters)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a folder of adapter files and an index.
@@ -431,12 +420,7 @@ class AdapterBank:
         """
         folder = Path(path)
         index = read_index(folder)
-        bank = cls(
-            base,
-            index["capacity"],
-            rank=index["rank"],
-            targets=index["targets"],
-        )
+        bank = cls(base, **{key: index[key] for key in DECLARED})
         try:
             for name, file in index["adapters"].items():
                 bank.load(name, folder / file)
@@ -453,11 +437,9 @@ class AdapterBank:
             A `BankSummary` to print, or to read: a row an adapter, and the
             bytes of the base with all adapters against merged copies.
         """
-        with self._lock:
-            self._check_attached()
-            return summarize(
-                self._base, self._slots, list(self._adapters.values())
-            )
+        with self._attached():
+            adapters = list(self._adapters.values())
+            return summarize(self._base, self._slots, adapters)
 
     def detach(self) -> Any:
         """Gives the base back, bit for bit, and ends the bank.
@@ -465,13 +447,19 @@ class AdapterBank:
         Returns:
             The base.
         """
-        with self._lock:
-            self._check_attached()
+        with self._attached():
             self._leave_base()
             forget_compiled(self._layers.values())
             self._adapters.clear()
             base, self._base = self._base, None
             return base
+
+    @contextlib.contextmanager
+    def _attached(self) -> Iterator[None]:
+        """Holds the lock over a bank that is not detached."""
+        with self._lock:
+            self._check_attached()
+            yield
 
     def _check_attached(self) -> None:
         if self._base is None:

@@ -11,6 +11,7 @@ import keras
 from keras_lora.bank.adapter import BankAdapter
 from keras_lora.bank.inputs import with_ids
 from keras_lora.bank.routing import Routed, only
+from keras_lora.bank.slots import fill
 from keras_lora.errors import raise_if
 from keras_lora.model import surgery
 from keras_lora.model.surgery import Layer
@@ -57,7 +58,7 @@ def export(
                 stack_key: host.new_stack(stack.kind, len(adapters) + 1)
                 for stack_key, stack in kept[key].items()
             }
-            fill(key, host, adapters)
+        fill(hosts, dict(enumerate(adapters, 1)))
         model = export_model(base, inputs, adapters)
         write(path, model, adapters)
     finally:
@@ -66,18 +67,6 @@ def export(
                 for variable in host.adapter_weights.values():
                     surgery.remove_weight(host, variable)
                 host.__dict__["_stacks"] = kept[key]
-
-
-def fill(path: str, host: Any, adapters: list[BankAdapter]) -> None:
-    """Puts every adapter into the slot of its number, from 1."""
-    for key, stack in host.stacks.items():
-        stack.write(
-            {
-                slot: adapter.values(path, host, stack)
-                for slot, adapter in enumerate(adapters, 1)
-                if path in adapter.kinds and adapter.kinds[path].key == key
-            }
-        )
 
 
 def export_model(base: Layer, inputs: Any, adapters: list[BankAdapter]) -> Any:

@@ -20,8 +20,7 @@ class BankHost(AdapterHost):
     @property
     def stacks(self) -> dict[str, Stack]:
         """The layer's stacks by the key of their kind."""
-        found: dict[str, Stack] = self.__dict__["_stacks"]
-        return found
+        return self.__dict__["_stacks"]
 
     @property
     def adapter_weights(self) -> dict[str, Any]:
@@ -98,8 +97,7 @@ class BankHost(AdapterHost):
     def _ids(self) -> Any:
         ids = ids_in_force()
         if ids is None:
-            switch: Switch = self.__dict__["_switch"]
-            ids = ops.convert_to_tensor(switch.state)
+            return ops.convert_to_tensor(self.__dict__["_switch"].state)
         return ids
 
     def call(self, *args: Any, **kwargs: Any) -> Any:

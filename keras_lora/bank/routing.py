@@ -23,9 +23,7 @@ def route(ids: Any) -> Iterator[None]:
     """Puts slots in force for the layers called inside, in this thread.
 
     The layers may sit in nested or subclassed models that pass nothing on.
-
-    Args:
-        ids: Int32 tensor (rows,), each a valid slot.
+    The ids are int32 (rows,), each a valid slot.
     """
     before = _SCOPE.ids
     _SCOPE.ids = ids

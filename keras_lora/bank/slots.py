@@ -8,19 +8,15 @@ from keras_lora.bank.host import become_host, leave_bank
 from keras_lora.bank.routing import Switch
 from keras_lora.errors import raise_if
 from keras_lora.methods.lora import LORA, lora_class
-from keras_lora.methods.stack import Arrays, Kind, Stack
+from keras_lora.methods.stack import Kind, Stack
 from keras_lora.model.paths import Layers
 from keras_lora.targets import ALL_LINEAR, Targets, linear_targets
 
 
 class Slots:
-    """Slots of stacked weights on the layers of one base.
+    """Slots on the layers of one base, `capacity` of them beside the base's.
 
     Callers hold the bank's lock.
-
-    Args:
-        layers: The base's layers by path.
-        capacity: Number of slots beside the base's.
     """
 
     def __init__(self, layers: Layers, capacity: int) -> None:
@@ -106,7 +102,7 @@ class Slots:
         there = [a for a in adapters if a in self.resident]
         new = [a for a in dict.fromkeys(adapters) if a not in self.resident]
         places = dict(zip(self._free(len(new), there), new, strict=True))
-        self.write(places)
+        fill(self.hosts, places)
         for slot, adapter in places.items():
             self.resident[adapter] = slot
         self.cache_misses += len(new)
@@ -129,19 +125,6 @@ class Slots:
         free += [self.resident.pop(adapter) for adapter in eldest[:missing]]
         return free[:count]
 
-    def write(self, places: dict[int, BankAdapter]) -> None:
-        """Fills slots on every host, with nothing where nothing is."""
-        for path, host in self.hosts.items():
-            for key, stack in host.stacks.items():
-                values: dict[int, Arrays | None] = {}
-                for slot, adapter in places.items():
-                    kind = adapter.kinds.get(path)
-                    mine = kind is not None and kind.key == key
-                    values[slot] = (
-                        adapter.values(path, host, stack) if mine else None
-                    )
-                stack.write(values)
-
     def drop(self, adapter: BankAdapter) -> None:
         """Forgets where an adapter sits; the slot is free then."""
         self.resident.pop(adapter, None)
@@ -153,6 +136,18 @@ class Slots:
         self.hosts.clear()
         self.resident.clear()
         self.pinned = None
+
+
+def fill(hosts: dict[str, Any], places: dict[int, BankAdapter]) -> None:
+    """Fills slots on every host, with nothing where nothing is."""
+    for path, host in hosts.items():
+        for stack in host.stacks.values():
+            stack.write(
+                {
+                    slot: adapter.values(path, host, stack)
+                    for slot, adapter in places.items()
+                }
+            )
 
 
 def declared_kinds(

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,14 +85,10 @@ def in_short(nest: Any, rows: int) -> list[Rows]:
     return found
 
 
-def watch(run: Any, layers: Layers, rows: int) -> tuple[list[Call], list[Rows]]:
-    """Runs something and gives all calls of layers, and what came out.
-
-    Args:
-        run: Function of no arguments.
-        layers: Layers to watch, by path.
-        rows: Rows of the batch it runs on.
-    """
+def watch(
+    run: Callable[[], Any], layers: Layers, rows: int
+) -> tuple[list[Call], list[Rows]]:
+    """Gives all calls of layers in a run of so many rows, and what came out."""
     calls: list[Call] = []
 
     def seen(path: str, inputs: Any, outputs: Any) -> None:
@@ -134,14 +130,8 @@ def mixing_layer(
 ) -> str | None:
     """The first layer whose outputs mix rows that its inputs keep apart.
 
-    A layer within another returns first.
-
-    Args:
-        before: Calls of a run.
-        after: Calls of another, with other contents or adapters.
-        changed: Mask of the rows that got them.
-        hosts: Paths with adapters; one whose input is not made of rows, such
-            as with time first, mixes them by itself.
+    A layer within another returns first. One of the hosts of adapters whose
+    input is not made of rows, such as with time first, mixes them by itself.
     """
     for one, two in zip(before, after, strict=True):
         if not others_moved(one.outputs, two.outputs, changed):

@@ -202,10 +202,7 @@ def for_another(first: AdapterInfo, info: AdapterInfo) -> list[str]:
     problems = other_base(
         first.base["variables"], info.base["variables"], "the first file's"
     )
-    return [
-        f"{info.path} is for another base: {problem}"
-        for problem in problems[:10]
-    ]
+    return [f"{info.path} is for another base: {p}" for p in problems[:10]]
 
 
 def head_to_keep(
@@ -239,8 +236,7 @@ def factors(
 def shortened(a: Array, b: Array, rank: int) -> tuple[Array, Array, Array]:
     """The best factors of at most a rank, by SVD of two small triangles.
 
-    Returns:
-        Both factors, and the squared singular values of their product before.
+    Gives the squared singular values of their product before, too.
     """
     q_a, r_a = np.linalg.qr(a)
     q_b, r_b = np.linalg.qr(b.T)

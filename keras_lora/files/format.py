@@ -142,8 +142,7 @@ def inspect_adapter(path: str | os.PathLike[str]) -> AdapterInfo:
     with _opened(path, what, "it is truncated or no safetensors file") as file:
         text, tensors = _header(file)
     record = _parse(text, what)
-    problems = wrong_record(record) or wrong_tensors(record, tensors)
-    raise_if(what, problems)
+    raise_if(what, wrong_record(record) or wrong_tensors(record, tensors))
     return AdapterInfo(
         path=str(path),
         bytes=size,
@@ -271,20 +270,13 @@ def adapter_bytes(
         {"format": FORMAT, **record}, sort_keys=True, separators=(",", ":")
     )
     tensors = {k: np.ascontiguousarray(tensors[k]) for k in sorted(tensors)}
-    data: bytes = save(tensors, metadata={METADATA_KEY: text})
-    return data
+    return save(tensors, metadata={METADATA_KEY: text})
 
 
 def record_of(info: AdapterInfo) -> dict[str, Any]:
     """The record that a file's header came from."""
-    return {
-        "version": info.version,
-        "layers": info.layers,
-        "trained": list(info.trained),
-        "head": info.head,
-        "outside": list(info.outside),
-        "base": info.base,
-    }
+    names = ("version", "layers", "trained", "head", "outside", "base")
+    return {name: getattr(info, name) for name in names}
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -101,15 +101,13 @@ def named_head(model: Layer, name: str) -> Head:
         if path == name or path.endswith("/" + name) or layer.name == name
     ]
     if len(found) != 1:
-        outside = [path for path in paths if path]
         raise ValueError(
             f"head={name!r} names {len(found)} layers. "
-            f"Available: {', '.join(outside)}"
+            f"Available: {', '.join(filter(None, paths))}"
         )
     return Head(0, tuple(expanded([found[0]])))
 
 
 def to_numpy(variable: Any) -> np.ndarray:
     """A variable's values on the host."""
-    value: np.ndarray = ops.convert_to_numpy(ops.convert_to_tensor(variable))
-    return value
+    return ops.convert_to_numpy(ops.convert_to_tensor(variable))

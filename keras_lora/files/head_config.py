@@ -67,17 +67,14 @@ def layer_config(layer: Layer, called: str) -> dict[str, Any] | None:
     name = type(layer).__name__
     if type(layer) is not plain_class(name) or not layer.built:
         return None
-    config = {}
-    for key, value in layer.get_config().items():
-        if key == "dtype":
-            value = layer.dtype_policy.name
-        if key == "name":
-            value = called
-        if key.endswith(LEFT_OUT) or key == "quantization_config":
-            continue
-        if not is_plain(value):
-            return None
-        config[key] = value
+    given = {"dtype": layer.dtype_policy.name, "name": called}
+    config = {
+        key: given.get(key, value)
+        for key, value in layer.get_config().items()
+        if not key.endswith(LEFT_OUT) and key != "quantization_config"
+    }
+    if not is_plain(list(config.values())):
+        return None
     shape = surgery.build_shape(layer)
     if shape is None and own_variables(layer):
         return None

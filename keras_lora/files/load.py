@@ -10,10 +10,9 @@ from keras_lora.files.format import AdapterInfo, inspect_adapter, read_tensors
 from keras_lora.files.head import Head, find_head
 from keras_lora.files.match import find_base, misfits_of, wrong_base
 from keras_lora.files.record import HEAD, OUTSIDE
-from keras_lora.files.save import trained_outside, trained_variables
+from keras_lora.files.save import Outside, trained_outside, trained_variables
 from keras_lora.model.checks import differing
-from keras_lora.model.compiled import forget_compiled
-from keras_lora.model.paths import join, own_variables, owner, structural_paths
+from keras_lora.model.paths import owner, structural_paths
 from keras_lora.model.surgery import Layer
 from keras_lora.rewrite.adapted import Adapted
 from keras_lora.rewrite.checks import served
@@ -148,12 +147,9 @@ def place_outside(
             variables |= found.variables()
     if outside:
         paths = structural_paths(model)
-        own = {
-            join(OUTSIDE, path, name): variable
-            for path in info.outside
-            if path in paths and membership(paths[path]) is None
-            for name, variable in own_variables(paths[path]).items()
-        }
+        here = {p: paths[p] for p in info.outside if p in paths}
+        free = {p: la for p, la in here.items() if membership(la) is None}
+        own = Outside(None, free).variables()
         problems += differing(own, outside)
         problems += [
             f"layer {path!r} outside of the base is not in this model"

@@ -70,17 +70,10 @@ def misfits_of(
     layers: Mapping[str, Layer],
     widths: Callable[[str, Method], Widths],
 ) -> dict[str, list[str]]:
-    """Says of layers why they cannot carry what a file has for them.
+    """Says by path why plain layers cannot carry what a file has for them.
 
-    Found before anything of the sizes that the file claims is made.
-
-    Args:
-        info: The file's header.
-        layers: The base's plain layers by path.
-        widths: Gives the widths that a method has to know of a layer.
-
-    Returns:
-        Problems by path, of those layers that have any.
+    Found before anything of the sizes that the file claims is made. `widths`
+    gives those that a method has to know of a layer.
     """
     theirs: dict[str, dict[str, Any]] = {}
     for key, (_, shape) in info.tensors.items():

@@ -130,14 +130,9 @@ def save_adapter(
 def in_file_form(
     hosts: dict[str, Any], tensors: dict[str, Any]
 ) -> dict[str, Any]:
-    """Brings adapter weights into the form that any base can load.
+    """Brings adapter weights into the form that any base can load, in place.
 
-    Args:
-        hosts: Adapted layers by path.
-        tensors: Values by key in a file; changed in place.
-
-    Returns:
-        Each host's settings in the file.
+    Returns each host's settings in the file.
     """
     settings = {}
     for path, host in hosts.items():

@@ -14,13 +14,8 @@ def in_blocks(
 ) -> tuple[list[str], list[str]]:
     """Leaves the targets that lie in some of the model's blocks.
 
-    Args:
-        layers: The model's layers by path.
-        targets: Paths of some of them.
-        chosen: Numbers of blocks as in `LoRAConfig`; None for all targets.
-
-    Returns:
-        Targets, and what is wrong with the numbers.
+    The blocks are `chosen` as in `LoRAConfig`; None leaves all targets. Says
+    what is wrong with their numbers, too.
     """
     if chosen is None or not targets:
         return targets, []

@@ -42,11 +42,7 @@ def linear_targets(
 ) -> tuple[list[str], list[str]]:
     """Matches `targets` against the layers that can carry low-rank weights.
 
-    Args:
-        layers: The model's layers by path.
-        targets: As in `LoRAConfig`.
-        trained: Paths of those that train as they are.
-        layer_class: Gives the class that makes a layer a host, or None.
+    For those, `layer_class` gives the class that makes the layer a host.
     """
     able = [
         path
