@@ -151,7 +151,7 @@ def read_adapter(
         problems += not_served(path, settings["method"], base)
     named = base.layers.keys() & info.layers.keys()
     plain_layers = {path: plain(base.layers[path]) for path in named}
-    misfits = misfits_of(info, plain_layers, base.widths)
+    misfits = misfits_of(info, plain_layers, base.widths, "tensor ")
     problems += sum(misfits.values(), [])
     raise_if(what, problems)
     tensors = read_tensors(info)

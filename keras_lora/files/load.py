@@ -12,6 +12,7 @@ from keras_lora.files.match import find_base, misfits_of, wrong_base
 from keras_lora.files.record import HEAD, OUTSIDE
 from keras_lora.files.save import Outside, trained_outside, trained_variables
 from keras_lora.model.checks import differing
+from keras_lora.model.compiled import forget_compiled
 from keras_lora.model.paths import owner, structural_paths
 from keras_lora.model.surgery import Layer
 from keras_lora.rewrite.adapted import Adapted

@@ -69,6 +69,7 @@ def misfits_of(
     info: AdapterInfo,
     layers: Mapping[str, Layer],
     widths: Callable[[str, Method], Widths],
+    called: str = "",
 ) -> dict[str, list[str]]:
     """Says by path why plain layers cannot carry what a file has for them.
 
@@ -94,7 +95,7 @@ def misfits_of(
             join(path, name): keras.KerasTensor(shape)
             for name, (shape, _) in specs.items()
         }
-        problems = other_shapes(expected, theirs.get(path, {}))
+        problems = other_shapes(expected, theirs.get(path, {}), called)
         problems += method.misfits(path, settings, widths(path, method))
         if problems:
             found[path] = problems

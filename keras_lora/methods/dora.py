@@ -9,7 +9,7 @@ from keras import ops
 from keras_lora.methods.host import Specs
 from keras_lora.methods.lora.config import LowRankConfig
 from keras_lora.methods.lora.dense import LinearLoRA, LoRADense, LoRAEinsumDense
-from keras_lora.methods.lora.layers import matching_class
+from keras_lora.methods.lora.layers import lora_class
 from keras_lora.methods.lora.low_rank import (
     rank_and_alpha,
     register,
@@ -185,7 +185,8 @@ class DoRAEinsumDense(DoRA, LoRAEinsumDense):
 
 def dora_class(layer: Layer) -> type | None:
     """The DoRA layer that can stand in for `layer`, or None."""
-    return matching_class(layer, DoRADense, DoRAEinsumDense)
+    found = {LoRADense: DoRADense, LoRAEinsumDense: DoRAEinsumDense}
+    return found.get(lora_class(layer))  # type: ignore[arg-type]
 
 
 class DoRAStack(LoRAStack):

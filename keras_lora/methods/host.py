@@ -118,13 +118,9 @@ class AdapterHost:
     def host_call(
         self, method: str, /, *args: Any, overrides: Any = None, **kwargs: Any
     ) -> Any:
-        """Runs the host's own `call` as if it had no adapter.
+        """Runs the host's `call` or `quantized_call` as without an adapter.
 
-        Args:
-            method: `"call"` or `"quantized_call"`.
-            *args: Its arguments.
-            overrides: Attributes that it sees instead of the layer's.
-            **kwargs: Its keyword arguments.
+        It sees `overrides` in place of the layer's own attributes.
         """
         twin = surgery.view(self, self._host_class, **(overrides or {}))
         return getattr(twin, method)(*args, **kwargs)

@@ -7,10 +7,11 @@ from keras import ops
 
 from keras_lora.errors import raise_if
 from keras_lora.methods.host import Specs
-from keras_lora.methods.lora.dense import LinearLoRA, LoRADense, LoRAEinsumDense
-from keras_lora.methods.lora.layers import matching_class
+from keras_lora.methods.lora.dense import LinearLoRA
+from keras_lora.methods.lora.layers import lora_class
 from keras_lora.methods.method import Method, Plan
 from keras_lora.methods.stack import Arrays, Kind, Settings, Shapes, Stack
+from keras_lora.model.classes import class_on
 from keras_lora.model.surgery import Layer
 from keras_lora.settings import wrong_layers, wrong_targets
 from keras_lora.targets import Blocks, Targets, in_blocks, linear_targets
@@ -104,17 +105,11 @@ class IA3Linear(LinearLoRA):
         return False
 
 
-class IA3Dense(IA3Linear, LoRADense):
-    """A `Dense` host."""
-
-
-class IA3EinsumDense(IA3Linear, LoRAEinsumDense):
-    """An `EinsumDense` host."""
-
-
-def ia3_class(layer: Layer) -> type | None:
+def ia3_class(layer: Layer) -> Any:
     """The class that makes a layer a host of factors, or None."""
-    return matching_class(layer, IA3Dense, IA3EinsumDense)
+    plain: Any = lora_class(layer)
+    linear = plain is not None and issubclass(plain, LinearLoRA)
+    return class_on(plain, IA3Linear) if linear else None
 
 
 class IA3Stack(Stack):

@@ -34,12 +34,18 @@ def not_freezable(layers: dict[str, Layer]) -> list[str]:
     ]
 
 
-def other_shapes(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """Says which values are missing, unexpected or of another shape."""
-    problems = [f"no {name!r}" for name in expected if name not in found]
+def other_shapes(
+    expected: dict[str, Any], found: dict[str, Any], called: str = ""
+) -> list[str]:
+    """Says which values are missing, unexpected or of another shape.
+
+    What they are called goes before their names, such as `"tensor "`.
+    """
+    missing = [name for name in expected if name not in found]
+    problems = [f"no {called}{name!r}" for name in missing]
     for name, value in found.items():
         if name not in expected:
-            problems.append(f"unexpected {name!r}")
+            problems.append(f"unexpected {called}{name!r}")
             continue
         shape = tuple(expected[name].shape)
         if shape != tuple(value.shape):

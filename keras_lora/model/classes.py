@@ -6,17 +6,10 @@ from typing import Any
 
 @functools.cache
 def class_on(host: Any, *mixins: Any) -> Any:
-    """The one class of `host` with `mixins` before it.
+    """The one class of `host`, a layer or optimizer, with `mixins` before it.
 
     Keras compares classes, so each is made once; and it keys weight files by
-    their names, so it keeps the host's.
-
-    Args:
-        host: A layer's class, or an optimizer's.
-        *mixins: What goes before it.
-
-    Returns:
-        A class whose `_host_class` is the plain one that it stands for.
+    their names, so it keeps the host's. `_host_class` is the plain one.
     """
     names = ("__module__", "__qualname__", "__doc__")
     body = {name: getattr(host, name) for name in names}

@@ -251,14 +251,9 @@ def patched(
 ) -> Callable[[], None]:
     """Puts a function in the place of a method, on this one layer.
 
-    Args:
-        layer: The layer.
-        name: The method's name.
-        act: Called with the method as it was before its own arguments: what
-            the layer had itself, or else what its class has at the time.
-
-    Returns:
-        A function that brings back what was there.
+    It is called with the method as it was before its own arguments: what the
+    layer had itself, or else what its class has at the time. Returns a
+    function that brings back what was there.
     """
     own = layer.__dict__.get(name)
 

@@ -114,11 +114,7 @@ def attach(
 ) -> None:
     """Makes one adapted base of `layers`, or leaves them as they were.
 
-    Args:
-        layers: All layers of the base by path.
-        settings: Those of each host.
-        trained: Paths of layers that train as they are.
-        fill: Gives the hosts' weights their first values.
+    `settings` are those of each host, `fill` gives its weights first values.
     """
     base = Base(
         uid=uuid.uuid4().hex,

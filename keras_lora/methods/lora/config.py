@@ -158,8 +158,8 @@ class LoRAConfig(LowRankConfig):
 
     init: str | Initializer = "random"
 
-    def __post_init__(self) -> None:
-        raise_if("LoRAConfig", [*self.problems(), *wrong_init(self.init)])
+    def problems(self) -> list[str]:
+        return super().problems() + wrong_init(self.init)
 
     @property
     def method(self) -> str:  # type: ignore[override]

@@ -31,16 +31,7 @@ class Initializer:
         targets: dict[str, Layer],
         settings: SettingsOf,
     ) -> tuple[SettingsOf, Fill]:
-        """Looks at the base before anything is attached.
-
-        Args:
-            root: The base.
-            targets: Layers by path.
-            settings: Each one's settings.
-
-        Returns:
-            The settings to attach with, and what fills the hosts then.
-        """
+        """What a `Plan` begins with."""
         return as_initialized(root, targets, settings)
 
 

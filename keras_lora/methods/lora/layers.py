@@ -39,11 +39,3 @@ def lora_class(layer: keras.layers.Layer) -> type | None:
         if issubclass(host, base) and host.call is base.call:  # type: ignore[attr-defined]
             return cls
     return None
-
-
-def matching_class(
-    layer: keras.layers.Layer, dense: type, einsum_dense: type
-) -> type | None:
-    """Which of two classes a layer's LoRA class goes with, or None."""
-    found = {LoRADense: dense, LoRAEinsumDense: einsum_dense}
-    return found.get(lora_class(layer))  # type: ignore[arg-type]
