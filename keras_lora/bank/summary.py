@@ -72,7 +72,7 @@ class BankSummary:
             f"slots {megabytes(self.slot_bytes)}); "
             f"{len(self.rows)} merged copies: {megabytes(self.copies_bytes)}"
         )
-        return "\n".join(line.rstrip() for line in lines)
+        return "\n".join(lines)
 
 
 def megabytes(count: float) -> str:

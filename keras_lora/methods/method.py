@@ -48,13 +48,7 @@ class Config(Protocol):
     def plan(
         self, method: "Method", layers: dict[str, Layer], trained: set[str]
     ) -> Plan:
-        """Finds what to attach to a model.
-
-        Args:
-            method: The method of that name.
-            layers: The model's layers by path.
-            trained: Paths of those that train as they are.
-        """
+        """Finds what to attach to layers by path, some of which train."""
 
 
 def no_widths(layer: Layer) -> Widths:

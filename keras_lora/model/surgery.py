@@ -64,24 +64,18 @@ def is_container(layer: Layer) -> bool:
     return type(layer) in (Functional, keras.Sequential)
 
 
-def view(layer: Layer, cls: type, **overrides: Any) -> Any:
+def view(layer: Layer, cls: type, twin: Any = None, **overrides: Any) -> Any:
     """The same layer's state under another class; `layer` is not changed.
 
     Runs a host's own `call`, saving or config without its adapter. A flag set
-    and reset on the layer itself would leak into other threads.
+    and reset on the layer itself would leak into other threads. `twin` is an
+    earlier view to bring up to date.
     """
-    twin: Any = object.__new__(cls)
+    twin = object.__new__(cls) if twin is None else twin
+    twin.__dict__.clear()
     twin.__dict__.update(layer.__dict__)
     for name in ("call", "quantized_call"):
         twin.__dict__.pop(name, None)  # what watches the layer itself
-    twin.__dict__.update(overrides)
-    return twin
-
-
-def refresh(twin: Any, layer: Layer, **overrides: Any) -> Any:
-    """Brings an earlier view up to date with its layer."""
-    twin.__dict__.clear()
-    twin.__dict__.update(layer.__dict__)
     twin.__dict__.update(overrides)
     return twin
 

@@ -218,9 +218,6 @@ def plain_config(layer: Layer) -> dict[str, Any]:
         surgery.FLAG: mine.flag,
         "compiled": False,
     }
-    if mine.plain is None:
-        mine.plain = surgery.view(layer, host, **overrides)
-    else:
-        surgery.refresh(mine.plain, layer, **overrides)
+    mine.plain = surgery.view(layer, host, mine.plain, **overrides)
     config: dict[str, Any] = keras.saving.serialize_keras_object(mine.plain)
     return config

@@ -25,7 +25,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
         for row in rows
     ]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    return lines
+    return [line.rstrip() for line in lines]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Summary:
             f"trainable: {self.trainable:,} of {self.total:,} "
             f"({self.percent:.2f} %)"
         )
-        return "\n".join(line.rstrip() for line in lines)
+        return "\n".join(lines)
 
 
 def summary(model: Any) -> Summary:

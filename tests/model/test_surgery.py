@@ -259,7 +259,7 @@ def test_a_view_shares_state_and_changes_nothing(model):
     twin = surgery.view(layer, layers.Dense, activation=None, bias=None)
     assert twin.kernel is layer.kernel
     assert vars(layer) == state
-    surgery.refresh(twin, layer)
+    assert surgery.view(layer, layers.Dense, twin) is twin
     assert vars(twin) == state
 
 
