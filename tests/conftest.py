@@ -1,8 +1,11 @@
-"""What every test shares: the backend, the seed and the markers."""
+"""What every test shares: the backend, the seed, the markers, what runs."""
 
 import gc
+import logging
 import os
 import shutil
+import sys
+from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -13,6 +16,11 @@ import pytest
 
 from tests.elsewhere import hide_keras_lora, new_process
 
+# What `pytest` leaves out unless a file, a test or marks are named.
+DEFAULT_MARKS = "not slow and not browser and not real_base"
+SCHEDULED = hasattr(os, "sched_getaffinity")
+MOST_WORKERS = 4
+"""Each takes about 2 GB."""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 # The first example of a property compiles a model, later ones do not: a time
@@ -27,11 +35,70 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("keras_lora")
 
 
+def names_files(config):
+    """Whether files or single tests are asked for, and no folder."""
+    return bool(config.args) and all(
+        Path(str(arg).partition("::")[0]).is_file() for arg in config.args
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """A run of folders takes the cores there are and the quick tests.
+
+    `-n` says how many processes, `-m` which tests; files and tests that are
+    named run whole, in one process.
+    """
+    options = config.option
+    if names_files(config):
+        return
+    if not options.markexpr:
+        options.markexpr = DEFAULT_MARKS
+    if (
+        config.pluginmanager.hasplugin("xdist")
+        and not hasattr(config, "workerinput")
+        and options.numprocesses is None
+        and not options.usepdb
+        and options.capture != "no"
+    ):
+        cores = len(os.sched_getaffinity(0)) if SCHEDULED else os.cpu_count()
+        if cores and cores > 1:
+            options.numprocesses = min(cores, MOST_WORKERS)
+            if options.dist == "no":
+                options.dist = "worksteal"
+
+
 @pytest.fixture(autouse=True)
 def fresh_keras_state():
     """Gives each test the same seed, layer numbering and dtype policy."""
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
+
+
+def shared_state():
+    """What tests of one process share, and have to leave as it was."""
+    environment = dict(os.environ)
+    environment.pop("PYTEST_CURRENT_TEST", None)
+    return {
+        "__main__": sys.modules["__main__"],
+        "environment": environment,
+        "folder": os.getcwd(),
+        "dtype policy": keras.config.dtype_policy(),
+        "float type": keras.config.floatx(),
+        "data format": keras.config.image_data_format(),
+        "epsilon": keras.config.epsilon(),
+        "level of the logs": logging.getLogger().level,
+    }
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind():
+    """A test that leaves what is shared changed fails."""
+    before = shared_state()
+    yield
+    after = shared_state()
+    changed = [name for name in before if before[name] != after[name]]
+    assert not changed, f"the test left these changed: {changed}"
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
 """A cache of the test's own, and small packages to fetch into it."""
 
+import contextlib
 import hashlib
+import sys
 import zipfile
 from pathlib import Path
 
@@ -41,6 +43,27 @@ class FakeIndex:
         copy.write_bytes((self.folder / "fake-1.0.zip").read_bytes())
         progress(0.5)
         return copy
+
+
+@contextlib.contextmanager
+def main_kept():
+    """Gives `__main__` back.
+
+    Streamlit's test driver leaves the app's script there, and a process that
+    is started later would run it.
+    """
+    main = sys.modules["__main__"]
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+@pytest.fixture(autouse=True)
+def pages_leave_main():
+    """Any test here may run a page."""
+    with main_kept():
+        yield
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Every page and control, through Streamlit's own test driver."""
 
+import os
+import sys
 from pathlib import Path
 
 import keras
@@ -13,7 +15,9 @@ from app.serve.guests import Shelf
 from app.texts import tasks
 from app.texts.fetch import FetchError
 from app.views import state
+from tests.app.conftest import main_kept
 from tests.app.tiny import adapter, csv_bytes, tiny_source
+from tests.elsewhere import new_process
 
 SCRIPT = str(Path(services.__file__).parents[1] / "streamlit_app.py")
 PAGES = ("switch", "mixed", "train", "adapters", "how")
@@ -21,12 +25,16 @@ PAGES = ("switch", "mixed", "train", "adapters", "how")
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny_demo(tiny_folder):
-    """The app on a small base, with a service of its own."""
-    real = services.REAL
+    """The app on a small base, with a service of its own.
+
+    The app replaces Keras's `clear_session` once a process.
+    """
+    real, clear_session = services.REAL, keras.backend.clear_session
     services.REAL = tiny_source(tiny_folder)
     st.cache_resource.clear()
     yield
     services.REAL = real
+    keras.backend.clear_session = clear_session
     st.cache_resource.clear()
 
 
@@ -352,3 +360,14 @@ def test_a_run_of_a_page_leaves_keras_s_state():
     first = keras.layers.Dense(1).name
     open_page()
     assert keras.layers.Dense(1).name != first
+
+
+def test_a_process_starts_after_a_page_was_run():
+    """It runs `__main__`, where Streamlit leaves the app's script."""
+    main = sys.modules["__main__"]
+    with main_kept():
+        open_page()
+        assert sys.modules["__main__"] is not main
+    assert sys.modules["__main__"] is main
+    with new_process() as process:
+        assert process.submit(os.getpid).result() != os.getpid()
