@@ -14,7 +14,9 @@ import hypothesis
 import keras
 import pytest
 
-from tests.elsewhere import hide_keras_lora, new_process
+# Modules that hold asserts of tests and are none themselves.
+for name in ("methods.contract", "banks", "helpers", "models"):
+    pytest.register_assert_rewrite(f"tests.{name}")
 
 # What `pytest` leaves out unless a file, a test or marks are named.
 DEFAULT_MARKS = "not slow and not browser and not real_base"
@@ -104,6 +106,8 @@ def nothing_left_behind():
 @pytest.fixture(scope="session")
 def elsewhere():
     """Runs functions of `tests.elsewhere` in another process."""
+    from tests.elsewhere import new_process
+
     with new_process() as process:
         yield lambda act, *args: process.submit(act, *args).result()
 
@@ -111,6 +115,8 @@ def elsewhere():
 @pytest.fixture(scope="session")
 def without_keras_lora():
     """As `elsewhere`, where keras_lora cannot be imported."""
+    from tests.elsewhere import hide_keras_lora, new_process
+
     with new_process(hide_keras_lora) as process:
         yield lambda act, *args: process.submit(act, *args).result()
 

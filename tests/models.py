@@ -552,12 +552,23 @@ def labels_for(model, x):
     )
 
 
-def compile_for(model, labels, optimizer=None):
-    """Compiles with a mean squared error on each output."""
+def compile_for(model, labels, optimizer=None, eagerly=False):
+    """Compiles with a mean squared error on each output.
+
+    Most of a short `fit` is the tracing of its function; a test of what that
+    does not change says `eagerly`. On JAX a `fit` without it takes longer.
+    """
+    eagerly = eagerly and keras.backend.backend() != "jax"
     loss = keras.tree.map_structure(lambda _: "mse", labels)
     optimizer = optimizer or keras.optimizers.Adam(0.05)
     # KerasHub's tasks would add metrics that take labels of another kind.
-    model.compile(optimizer, loss=loss, metrics=[], weighted_metrics=[])
+    model.compile(
+        optimizer,
+        loss=loss,
+        metrics=[],
+        weighted_metrics=[],
+        run_eagerly=eagerly,
+    )
     return model
 
 
