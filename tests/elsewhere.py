@@ -68,7 +68,7 @@ def error_of_loading(name, path):
     return None
 
 
-def life_of_reloaded_model(files, x, labels, frozen, ejects, is_task):
+def life_of_reloaded_model(files, x, labels, frozen, ejects, is_task, eagerly):
     """Loads an adapted model from a `.keras` file and goes on with it.
 
     Args:
@@ -77,6 +77,7 @@ def life_of_reloaded_model(files, x, labels, frozen, ejects, is_task):
         frozen: Numbers of the base's weights among the model's.
         ejects: Whether the base's values are known, so that it can.
         is_task: Whether the model is a KerasHub task.
+        eagerly: Whether a task, which is compiled anew, is so to run eagerly.
 
     Returns:
         What the tests look at, by name.
@@ -104,7 +105,7 @@ def life_of_reloaded_model(files, x, labels, frozen, ejects, is_task):
         found["steps"] = int(model.optimizer.iterations)
         found["losses"] = fit(model, x, labels)
     else:
-        fit(compile_for(model, labels), x, labels)
+        fit(compile_for(model, labels, eagerly=eagerly), x, labels)
     found["base_after_fit"] = values_of(base)
     found["moved"] = difference(found["outputs"], outputs_of(model, x))
     if ejects:

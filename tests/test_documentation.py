@@ -121,12 +121,17 @@ def folder(tmp_path):
         yield path
 
 
+def marks_of(name):
+    """The README's example runs in every run; the other pages take longer."""
+    if name in REAL_BASE:
+        return pytest.mark.real_base
+    return () if name == "README.md" else pytest.mark.slow
+
+
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(
-            name, marks=pytest.mark.real_base if name in REAL_BASE else ()
-        )
+        pytest.param(name, marks=marks_of(name))
         for name, page in PAGES.items()
         if any(language in ("python", "sh") for language, _ in blocks(page))
     ],

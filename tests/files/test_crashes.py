@@ -12,6 +12,7 @@ import pytest
 
 from tests.files.killed_fit import METHODS, trained
 
+pytestmark = pytest.mark.slow
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 EVERY = int(os.environ.get("CRASH_EVERY", "9"))
 """1 kills at each step there is; the default keeps the tests short."""

@@ -10,6 +10,7 @@ import pytest
 import keras_lora
 from tests.banks import assert_rows, call, make_task, served
 from tests.elsewhere import outputs_of_saved_adapter
+from tests.marks import pairs
 from tests.models import (
     KINDS,
     alone,
@@ -34,16 +35,6 @@ ALL = (*QUICK, "subclassed", "attention")
 def linear(kind):
     """Targets of a kind for methods of linear layers alone."""
     return "all-linear" if isinstance(kind.lora, list) else kind.lora
-
-
-def pairs(quick, others=()):
-    """Values of several arguments to test with; the others are slow."""
-    quick = list(quick)
-    return quick + [
-        pytest.param(*case, marks=pytest.mark.slow)
-        for case in others
-        if case not in quick
-    ]
 
 
 class Facts:

@@ -8,6 +8,7 @@ import sys
 import keras
 import pytest
 
+pytestmark = pytest.mark.slow
 BACKEND = keras.backend.backend()
 WAYS = {"tensorflow": ["mirrored"], "jax": ["data", "model"]}
 SPLIT = {

@@ -6,7 +6,8 @@ import pytest
 import keras_lora
 from keras_lora import AdapterConfig, LoRAConfig
 from tests.elsewhere import outputs_of_plain_model
-from tests.methods.contract import Case, pairs
+from tests.marks import pairs
+from tests.methods.contract import Case
 from tests.models import KINDS, difference, set_random, tokens
 
 every_kind = pytest.mark.parametrize("name", KINDS)

@@ -7,6 +7,7 @@ import pytest
 import keras_lora
 from keras_lora import AdapterConfig, LoRAConfig
 from tests.elsewhere import error_of_loading, life_of_reloaded_model
+from tests.marks import pairs
 from tests.models import (
     KINDS,
     alone,
@@ -35,37 +36,53 @@ KINDS_OF_OUTPUTS = (
     "convolutions",
     "bert_backbone",
 )
-every_case = pytest.mark.parametrize(
-    ("name", "method"),
-    [(name, "lora") for name in KINDS]
-    + [(name, "bottleneck") for name in KINDS_OF_OUTPUTS],
-)
+CASES = [
+    *((name, "lora") for name in KINDS),
+    *((name, "bottleneck") for name in KINDS_OF_OUTPUTS),
+]
+RELOADED = [
+    ("functional", alone, "lora"),
+    ("functional", alone, "bottleneck"),
+    ("functional", nested_in, "lora"),
+    ("functional", flattened_into, "lora"),
+    ("functional", sequence_on, "lora"),
+    ("subclassed", alone, "lora"),
+    ("subclassed", alone, "bottleneck"),
+    ("subclassed", nested_in, "lora"),
+    ("attention", alone, "lora"),
+    ("attention", nested_in, "lora"),
+    ("attention", flattened_into, "bottleneck"),
+    ("block_without_build", alone, "lora"),
+    ("block_without_build", nested_in, "bottleneck"),
+    ("block_without_build", flattened_into, "lora"),
+    ("grouped_query_attention", alone, "lora"),
+    ("shared_layer", flattened_into, "lora"),
+    ("recurrent", alone, "bottleneck"),
+    ("bert_backbone", alone, "lora"),
+    ("bert_backbone", nested_in, "lora"),
+    ("bert_backbone", flattened_into, "bottleneck"),
+    ("bert_classifier", alone, "lora"),
+    ("gpt2", alone, "lora"),
+]
+COMPILED = [
+    ("functional", nested_in, "lora"),
+    ("subclassed", alone, "bottleneck"),
+    ("bert_backbone", flattened_into, "bottleneck"),
+]
 reloaded = pytest.mark.parametrize(
-    ("name", "around", "method"),
-    [
-        ("functional", alone, "lora"),
-        ("functional", alone, "bottleneck"),
-        ("functional", nested_in, "lora"),
-        ("functional", flattened_into, "lora"),
-        ("functional", sequence_on, "lora"),
-        ("subclassed", alone, "lora"),
-        ("subclassed", alone, "bottleneck"),
-        ("subclassed", nested_in, "lora"),
-        ("attention", alone, "lora"),
-        ("attention", nested_in, "lora"),
-        ("attention", flattened_into, "bottleneck"),
-        ("block_without_build", alone, "lora"),
-        ("block_without_build", nested_in, "bottleneck"),
-        ("block_without_build", flattened_into, "lora"),
-        ("grouped_query_attention", alone, "lora"),
-        ("shared_layer", flattened_into, "lora"),
-        ("recurrent", alone, "bottleneck"),
-        ("bert_backbone", alone, "lora"),
-        ("bert_backbone", nested_in, "lora"),
-        ("bert_backbone", flattened_into, "bottleneck"),
-        ("bert_classifier", alone, "lora"),
-        ("gpt2", alone, "lora"),
-    ],
+    ("name", "around", "method", "eagerly"),
+    pairs(
+        [(*case, True) for case in RELOADED if case not in COMPILED]
+        + [(*case, False) for case in COMPILED],
+        [(*case, False) for case in RELOADED],
+    ),
+)
+eagerly_or_not = pytest.mark.parametrize(
+    ("method", "eagerly"),
+    pairs(
+        [("lora", True), ("bottleneck", False)],
+        [("lora", False)],
+    ),
 )
 
 
@@ -95,7 +112,7 @@ def with_values(model):
 
 @reloaded
 def test_reloaded_keras_file_goes_on_where_the_model_stopped(
-    name, around, method, tmp_path, elsewhere
+    name, around, method, eagerly, tmp_path, elsewhere
 ):
     kind = KINDS[name]
     x = kind.inputs()
@@ -111,7 +128,7 @@ def test_reloaded_keras_file_goes_on_where_the_model_stopped(
     ]
     labels = labels_for(model, x)
     before = outputs_of(model, x)
-    fit(compile_for(model, labels), x, labels)
+    fit(compile_for(model, labels, eagerly=eagerly), x, labels)
     files = tmp_path / "model.keras", tmp_path / "again.safetensors"
     mine = tmp_path / "task.safetensors"
     keras_lora.save_adapter(model, mine)
@@ -121,7 +138,14 @@ def test_reloaded_keras_file_goes_on_where_the_model_stopped(
     model.save(files[0])
     ejects, is_task = not kind.train, name in TASKS
     life = elsewhere(
-        life_of_reloaded_model, files, x, labels, frozen, ejects, is_task
+        life_of_reloaded_model,
+        files,
+        x,
+        labels,
+        frozen,
+        ejects,
+        is_task,
+        eagerly,
     )
 
     assert difference(outputs, life["outputs"]) <= 1e-5
@@ -155,33 +179,27 @@ def test_keras_file_does_not_load_as_a_plain_model(
     assert error is not None
 
 
-@every_case
-def test_weights_file_restores_the_adapter(name, method, tmp_path):
-    model = with_values(adapted(name, method))
-    x = KINDS[name].inputs()
-    file = tmp_path / "model.weights.h5"
-
-    model.save_weights(file)
-    other = adapted(name, method, seed=1)
-    assert difference(outputs_of(model, x), outputs_of(other, x)) > 1e-2
-    other.load_weights(file)
-
-    assert same_bits(outputs_of(model, x), outputs_of(other, x))
-
-
-@every_case
-def test_base_weights_file_loads_into_the_adapted_base(name, method, tmp_path):
+@pytest.mark.parametrize(("name", "method"), CASES)
+def test_weights_files_restore_the_base_and_the_adapter(name, method, tmp_path):
+    """A file of the plain base goes into an adapted one, which has its own."""
     kind = KINDS[name].placed(alone)
     base, x = kind.base(), kind.inputs()
-    file = tmp_path / "base.weights.h5"
-    base.save_weights(file)
+    plain, mine = tmp_path / "base.weights.h5", tmp_path / "model.weights.h5"
+    base.save_weights(plain)
     model = adapted(name, method, seed=1, dropout=0.2)
 
-    model.load_weights(file)
+    model.load_weights(plain)
 
     assert same_bits(outputs_of(base, x), outputs_of(model, x))
     keras_lora.save_adapter(model, tmp_path / "task.safetensors")
     keras_lora.load_adapter(base, tmp_path / "task.safetensors")
+
+    with_values(model).save_weights(mine)
+    other = adapted(name, method, seed=1)
+    assert difference(outputs_of(model, x), outputs_of(other, x)) > 1e-2
+    other.load_weights(mine)
+
+    assert same_bits(outputs_of(model, x), outputs_of(other, x))
 
 
 class Interrupt(keras.callbacks.Callback):
@@ -192,15 +210,17 @@ class Interrupt(keras.callbacks.Callback):
             raise InterruptedError
 
 
-@every_method
-def test_interrupted_run_ends_as_an_uninterrupted_one(method, tmp_path):
+@eagerly_or_not
+def test_interrupted_run_ends_as_an_uninterrupted_one(
+    method, eagerly, tmp_path
+):
     x = KINDS["functional"].inputs()
 
     def run(*callbacks):
         keras.utils.set_random_seed(7)
         model = adapted("functional", method, nested_in)
         labels = labels_for(model, x)
-        compile_for(model, labels)
+        compile_for(model, labels, eagerly=eagerly)
         backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
         model.fit(
             x,
@@ -223,15 +243,15 @@ def test_interrupted_run_ends_as_an_uninterrupted_one(method, tmp_path):
     assert gap == 0.0 if TENSORFLOW else gap <= 1e-6
 
 
-@every_method
+@eagerly_or_not
 @pytest.mark.parametrize("weights_only", [True, False])
 def test_checkpoint_of_the_best_epoch_is_that_epoch(
-    method, weights_only, tmp_path
+    method, eagerly, weights_only, tmp_path
 ):
     x = KINDS["functional"].inputs()
     model = adapted("functional", method, flattened_into)
     labels = labels_for(model, x)
-    compile_for(model, labels)
+    compile_for(model, labels, eagerly=eagerly)
     suffix = "weights.h5" if weights_only else "keras"
     pattern = str(tmp_path / ("{epoch}." + suffix))
     seen = []

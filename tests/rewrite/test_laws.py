@@ -1,6 +1,7 @@
 """The laws of the design that no other file shows, each by its name."""
 
 import hashlib
+import itertools
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ from keras import layers, ops
 import keras_lora
 from keras_lora import AdapterConfig, LoRAConfig
 from tests.helpers import fill, normal, state
+from tests.marks import pairs
 from tests.models import (
     KINDS,
     Block,
@@ -193,7 +195,7 @@ def test_statistics_of_a_head_s_batch_normalization_are_saved(tmp_path):
     keras_lora.inject(base, LoRAConfig(2))
     x, path = features(6), tmp_path / "task.safetensors"
     labels = labels_for(model, x)
-    fit(compile_for(model, labels), x, labels)
+    fit(compile_for(model, labels, eagerly=True), x, labels)
 
     keras_lora.save_adapter(model, path)
 
@@ -214,7 +216,7 @@ def test_norms_named_in_train_are_saved_with_their_statistics(tmp_path):
     statistics = values_of(norm.weights)
     keras_lora.inject(base, LoRAConfig(2), train=["batch_normalization"])
     labels = labels_for(base, x)
-    fit(compile_for(base, labels), x, labels)
+    fit(compile_for(base, labels, eagerly=True), x, labels)
     for old, new in zip(statistics, values_of(norm.weights), strict=True):
         assert not np.array_equal(old, new)
 
@@ -249,12 +251,23 @@ def test_equal_weights_give_equal_bytes(tmp_path):
 # 4. The delta costs what it weighs, in float32 whatever the policy.
 
 
+POLICIES = ("mixed_bfloat16", "bfloat16", "mixed_float16", "float16", "float64")
+
+
 @pytest.mark.parametrize(
-    "policy",
-    ["mixed_bfloat16", "bfloat16", "mixed_float16", "float16", "float64"],
+    ("policy", "method", "eagerly"),
+    pairs(
+        [
+            *((policy, "lora", True) for policy in POLICIES),
+            ("mixed_bfloat16", "lora", False),
+            ("mixed_float16", "bottleneck", False),
+        ],
+        itertools.product(POLICIES, ("lora", "bottleneck"), (False,)),
+    ),
 )
-@pytest.mark.parametrize("method", ["lora", "bottleneck"])
-def test_adapter_is_float32_under_every_policy(policy, method, tmp_path):
+def test_adapter_is_float32_under_every_policy(
+    policy, method, eagerly, tmp_path
+):
     if JAX and policy in ("mixed_float16", "float16"):
         pytest.skip("jax on a CPU has no float16 product summed in float32")
 
@@ -286,7 +299,7 @@ def test_adapter_is_float32_under_every_policy(policy, method, tmp_path):
     assert difference(before, after) > 1e-2
     labels = labels_for(base, x)
     frozen = values_of(base.non_trainable_variables)
-    losses = fit(compile_for(base, labels), x, labels)
+    losses = fit(compile_for(base, labels, eagerly=eagerly), x, labels)
     assert np.all(np.isfinite(losses))
     assert same_bits(frozen, values_of(base.non_trainable_variables))
     path = tmp_path / "task.safetensors"
@@ -336,7 +349,7 @@ def trains_again(model, x):
     return difference(before, values_of(model.trainable_variables)) > 1e-4
 
 
-@every_outer
+@pytest.mark.parametrize("outer", pairs(["nested", "subclassed"], OUTER))
 def test_compiled_models_ask_for_compile_after_every_change(outer):
     x = features(6)
     base = random(functional())
