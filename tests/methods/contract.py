@@ -236,7 +236,7 @@ class Case:
         traces = len(calls)
         assert same_bits(self.outputs, self.now())
 
-        set_random(self.base.trainable_variables, seed=5, size=0.1)
+        set_random(self.base.trainable_variables, seed=5, size=0.2)
         assert difference(self.outputs, self.now()) > 1e-2
         calls.clear()
         on = predictions_of(model, x)
