@@ -119,6 +119,7 @@ def test_a_run_that_fails_says_why_and_lets_the_next_one_in(tiny_folder):
         assert run.error == "no base today" and run.outcome is None
 
 
+@pytest.mark.slow
 def test_the_bank_answers_the_same_while_someone_trains(trainer, tiny_service):
     tasks = tiny_service.shipped.tasks
     expected = [

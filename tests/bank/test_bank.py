@@ -29,6 +29,7 @@ from tests.banks import (
     sequential,
     served,
 )
+from tests.methods.contract import Facts
 from tests.models import (
     KINDS,
     Outer,
@@ -39,7 +40,6 @@ from tests.models import (
     tokens,
     values_of,
 )
-from tests.rewrite.test_every_model import Facts
 
 TORCH = keras.backend.backend() == "torch"
 

@@ -30,8 +30,8 @@ from tests.banks import (
     sequential,
     served,
 )
+from tests.methods.contract import Facts
 from tests.models import set_random
-from tests.rewrite.test_every_model import Facts
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 on_tensorflow = pytest.mark.skipif(

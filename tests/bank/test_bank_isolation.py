@@ -22,8 +22,8 @@ from tests.banks import (
     sequential,
     served,
 )
+from tests.methods.contract import Facts
 from tests.models import set_random
-from tests.rewrite.test_every_model import Facts
 
 TORCH = keras.backend.backend() == "torch"
 

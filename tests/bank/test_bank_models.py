@@ -16,6 +16,7 @@ from tests.banks import (
     rows,
     served,
 )
+from tests.marks import pairs
 from tests.models import KINDS, alone, hub, register, set_random
 
 TORCH = keras.backend.backend() == "torch"
@@ -41,7 +42,21 @@ def check_mixed(base, x, tasks, tolerance=1e-5, cut=True):
             assert_rows(got, names[::-1], tasks, base_outputs, tolerance)
 
 
-@pytest.mark.parametrize("name", KINDS)
+QUICK = (
+    "functional",
+    "nested",
+    "flattened",
+    "subclassed",
+    "block_without_build",
+    "shared_layer",
+    "recurrent",
+    "convolutions",
+    "bert_classifier",
+    "gemma",
+)
+
+
+@pytest.mark.parametrize("name", pairs(QUICK, KINDS))
 def test_rows_are_their_own_tasks(name, tmp_path):
     kind = KINDS[name]
     base, x = kind.base(), twice(kind.inputs())

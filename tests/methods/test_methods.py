@@ -5,6 +5,7 @@ import pytest
 
 from tests.bank.test_bank_models import twice
 from tests.banks import assert_rows, call, make_task, served
+from tests.marks import pairs
 from tests.methods import (
     test_bottleneck,
     test_dora,
@@ -13,7 +14,7 @@ from tests.methods import (
     test_parallel,
     test_pissa,
 )
-from tests.methods.contract import ALL
+from tests.methods.contract import ALL, QUICK
 from tests.models import KINDS
 
 METHODS = {
@@ -26,7 +27,7 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", pairs(QUICK, ALL))
 def test_rows_of_a_batch_have_their_own_methods(name, tmp_path):
     kind = KINDS[name]
     base, x = kind.base(), twice(twice(kind.inputs()))
