@@ -1,6 +1,5 @@
 """What every test shares: the backend, the seed, the markers, what runs."""
 
-import gc
 import logging
 import os
 import shutil
@@ -15,8 +14,8 @@ import keras
 import pytest
 
 # Modules that hold asserts of tests and are none themselves.
-for name in ("methods.contract", "banks", "helpers", "models"):
-    pytest.register_assert_rewrite(f"tests.{name}")
+for module in ("methods.contract", "banks", "helpers", "models"):
+    pytest.register_assert_rewrite(f"tests.{module}")
 
 # What `pytest` leaves out unless a file, a test or marks are named.
 DEFAULT_MARKS = "not slow and not browser and not real_base"
@@ -138,28 +137,6 @@ def tiny_folder(tmp_path_factory):
     from tests.app.tiny import adapters_folder
 
     return adapters_folder(tmp_path_factory.mktemp("adapters"))
-
-
-def set_aside():
-    """Takes all objects there are from what is looked through.
-
-    `inject`, `eject` and others look for models among all objects. The imports
-    make half a million, and Keras on TensorFlow keeps six thousand of each
-    `fit`; most of the tests' time would go there.
-    """
-    gc.collect()
-    gc.freeze()
-
-
-def pytest_collection_finish():
-    set_aside()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_objects_of_files_before():
-    """What a file of tests leaves behind is no matter of the next."""
-    yield
-    set_aside()
 
 
 def pytest_runtest_setup(item):
