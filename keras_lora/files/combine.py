@@ -18,6 +18,8 @@ from keras_lora.files.format import (
     write_adapter,
 )
 from keras_lora.files.record import HEAD
+from keras_lora.methods.lora import LORA
+from keras_lora.methods.lora.low_rank import low_rank_settings
 from keras_lora.model.fingerprint import other_base
 from keras_lora.model.paths import join, owner
 from keras_lora.settings import is_int, is_number, positive_int, wrong_choice
@@ -120,7 +122,8 @@ def combine(
             a, b, energies = shortened(a, b, rank)
         kept += float(energies[: a.shape[1]].sum())
         total += float(energies.sum())
-        layers[layer] = plain_settings(a.shape[1])
+        size = a.shape[1]  # its alpha too: the factors hold their scale
+        layers[layer] = low_rank_settings(LORA.name, size, size, 0)
         with np.errstate(over="ignore"):  # what is too large is refused
             values[join(layer, "lora_a")] = a.astype("float32")
             values[join(layer, "lora_b")] = b.astype("float32")
@@ -244,13 +247,3 @@ def shortened(a: Array, b: Array, rank: int) -> tuple[Array, Array, Array]:
     k = min(rank, len(s))
     root = np.sqrt(s[:k])
     return (q_a @ u[:, :k]) * root, (root[:, None] * vt[:k]) @ q_b.T, s**2
-
-
-def plain_settings(rank: int) -> dict[str, Any]:
-    """Settings of a layer whose factors hold its scale already."""
-    return {
-        "method": "lora",
-        "rank": rank,
-        "alpha": float(rank),
-        "dropout": 0.0,
-    }

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
-import numpy as np
-from keras import ops
 
 from keras_lora.files.head_config import layer_config
 from keras_lora.files.record import HEAD, MOST_HEAD_LAYERS
@@ -106,8 +104,3 @@ def named_head(model: Layer, name: str) -> Head:
             f"Available: {', '.join(filter(None, paths))}"
         )
     return Head(0, tuple(expanded([found[0]])))
-
-
-def to_numpy(variable: Any) -> np.ndarray:
-    """A variable's values on the host."""
-    return ops.convert_to_numpy(ops.convert_to_tensor(variable))

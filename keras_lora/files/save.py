@@ -4,9 +4,11 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from keras import ops
+
 from keras_lora.errors import raise_if
 from keras_lora.files.format import not_finite, write_adapter, wrong_file
-from keras_lora.files.head import Head, find_head, named_head, to_numpy
+from keras_lora.files.head import Head, find_head, named_head
 from keras_lora.files.record import OUTSIDE
 from keras_lora.model.fingerprint import by_path, differences, layer_digests
 from keras_lora.model.paths import Layers, join, own_variables, structural_paths
@@ -107,7 +109,7 @@ def save_adapter(
     ]
     outside = find_outside(adapted, head)
     variables = {**trained_variables(found), **outside.variables()}
-    tensors = {key: to_numpy(v) for key, v in variables.items()}
+    tensors = {k: ops.convert_to_numpy(v.value) for k, v in variables.items()}
     settings = in_file_form(adapted.hosts, tensors)
     problems += not_finite(tensors)
     outputs = None if base.outputs is None else [[*o] for o in base.outputs]

@@ -62,10 +62,6 @@ class IA3Config:
             problems += wrong_targets(self.targets)
         raise_if("IA3Config", problems)
 
-    def settings_for(self, path: str) -> dict[str, Any]:
-        """What the layer at `path` gets, as it stands in a file."""
-        return {"method": self.method}
-
     def plan(
         self, method: Method, layers: dict[str, Layer], trained: set[str]
     ) -> Plan:
@@ -77,7 +73,7 @@ class IA3Config:
             method.layer,
         )
         targets, outside = in_blocks(layers, targets, self.layers)
-        settings = {path: self.settings_for(path) for path in targets}
+        settings = {path: {"method": self.method} for path in targets}
         return Plan(settings, problems + outside)
 
 

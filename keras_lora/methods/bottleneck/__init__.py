@@ -24,11 +24,6 @@ def inner_width(settings: Settings, weights: dict[str, Any]) -> str:
     return f"bottleneck {weights['down_kernel'].shape[1]}"
 
 
-def known_activation(settings: Settings) -> list[str]:
-    """Says whether Keras has no such activation."""
-    return unknown_activation(settings["activation"])
-
-
 def both_widths(layer: Layer) -> Widths:
     """The widths of a layer's first input and output, or why one has none."""
     return {"width": output_width(layer), "width_in": input_width(layer)}
@@ -42,7 +37,7 @@ BOTTLENECK = Method(
     check=wrong_output,
     stack=BottleneckStack,
     widths=lambda layer: {"width": output_width(layer)},
-    misfit=known_activation,
+    misfit=unknown_activation,
 )
 PARALLEL = Method(
     "parallel",
@@ -52,5 +47,5 @@ PARALLEL = Method(
     check=wrong_parallel,
     stack=ParallelStack,
     widths=both_widths,
-    misfit=known_activation,
+    misfit=unknown_activation,
 )

@@ -76,11 +76,12 @@ def bottleneck_size(settings: dict[str, Any], width: int) -> int:
     return max(1, math.floor(width / settings["reduction_factor"]))
 
 
-def unknown_activation(name: Any) -> list[str]:
-    """Says whether Keras knows no activation of this name that fits.
+def unknown_activation(settings: dict[str, Any]) -> list[str]:
+    """Says whether Keras knows no activation of the name that fits.
 
     Some, such as `"glu"`, change the shape.
     """
+    name = settings["activation"]
     try:
         y = keras.activations.get(name)(ops.ones((2, 4)))
         fits = tuple(y.shape) == (2, 4)
@@ -181,8 +182,9 @@ class Adapter(Bottleneck, keras.layers.Layer):
             dropout=dropout,
             layer_norm=layer_norm,
         )
-        raise_if("Adapter was not made", unknown_activation(activation))
-        self.__dict__["adapter_settings"] = config.settings_for("")
+        settings = config.settings_for("")
+        raise_if("Adapter was not made", unknown_activation(settings))
+        self.__dict__["adapter_settings"] = settings
         super().__init__(**kwargs)
         self.supports_masking = True
 

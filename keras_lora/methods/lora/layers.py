@@ -4,7 +4,6 @@ from typing import Any
 
 import keras
 
-from keras_lora.methods.host import AdapterHost
 from keras_lora.methods.lora.conv import LoRAConv1D, LoRAConv2D, LoRAConv3D
 from keras_lora.methods.lora.dense import LoRADense, LoRAEinsumDense
 from keras_lora.methods.lora.embedding import (
@@ -28,14 +27,12 @@ def lora_class(layer: keras.layers.Layer) -> type | None:
     A subclass with a `call` of its own is left alone: what it does with its
     kernel is not known.
     """
-    host = type(layer)._host_class if isinstance(layer, AdapterHost) else None
-    host = host or type(layer)
-    if issubclass(host, keras.layers.Embedding) and hasattr(
-        layer, "tie_weights"
-    ):
+    host: Any = getattr(type(layer), "_host_class", type(layer))
+    table = issubclass(host, keras.layers.Embedding)
+    if table and hasattr(layer, "tie_weights"):
         return LoRAReversibleEmbedding
     for cls in LORA_LAYERS:
         base = cls._host_class
-        if issubclass(host, base) and host.call is base.call:  # type: ignore[attr-defined]
+        if issubclass(host, base) and host.call is base.call:
             return cls
     return None
