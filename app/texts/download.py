@@ -1,5 +1,6 @@
 """A package file by name, through pip and whatever index pip is set to."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -101,12 +102,12 @@ def _prepare(
 
 
 def _largest(folder: Path) -> int:
+    """Bytes of the largest file; pip removes files and folders meanwhile."""
     sizes = [0]
-    for path in folder.rglob("*"):
-        try:
-            sizes.append(path.stat().st_size if path.is_file() else 0)
-        except OSError:
-            continue
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                sizes.append(os.stat(os.path.join(parent, name)).st_size)
     return max(sizes)
 
 

@@ -240,6 +240,24 @@ def test_pip_hands_over_a_source_package_and_runs_none_of_it(
     assert files_in(fetch(package)) == {"fake-1.0/text.txt": b"text"}
 
 
+def test_a_folder_that_pip_removes_meanwhile_is_no_error(
+    index, tmp_path, local_pip, monkeypatch
+):
+    package, folder = source_package(index, local_pip), tmp_path / "work"
+    (folder / "gone").mkdir(parents=True)
+    list_folder, vanished = os.scandir, []
+
+    def vanishing(path="."):
+        if str(path).endswith("gone"):
+            vanished.append(path)
+            raise FileNotFoundError(path)
+        return list_folder(path)
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    assert pip_download(package, folder, lambda share: None).is_file()
+    assert vanished
+
+
 def test_pip_without_the_package_says_what_it_lacked(
     index, tmp_path, local_pip
 ):
