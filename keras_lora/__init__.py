@@ -1,7 +1,7 @@
 """Parameter-efficient fine-tuning for any Keras 3 model."""
 
 import sys
-from importlib import import_module
+from importlib import import_module as _import
 
 from keras_lora.bank import AdapterBank
 from keras_lora.files import (
@@ -76,4 +76,4 @@ for _old, _new in {
     "lora_embedding": "methods.lora.embedding",
     "surgery": "model.surgery",
 }.items():
-    sys.modules[f"keras_lora.{_old}"] = import_module(f"keras_lora.{_new}")
+    sys.modules[f"keras_lora.{_old}"] = _import(f"keras_lora.{_new}")
