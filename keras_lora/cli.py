@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 
 from keras_lora.files.format import inspect_adapter
@@ -71,9 +72,11 @@ def merge_files(base: Path, file: Path, output: Path) -> str:
         model = keras.Model(inputs, head(outputs[number]))
     else:
         merge(model)
-    part = output.with_name(f".{output.stem}.part.keras")
-    model.save(part)
-    part.replace(output)
+    prefix = f".{output.stem}."
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=output.parent) as work:
+        part = Path(work) / output.name
+        model.save(part)
+        part.replace(output)
     return f"{output}: {output.stat().st_size:,} bytes"
 
 

@@ -154,6 +154,19 @@ def test_merge_refuses_bad_inputs(files, capsys):
     refused(command, capsys, folder, "absent")
 
 
+def test_a_merge_that_cannot_be_saved_leaves_nothing(
+    files, capsys, monkeypatch
+):
+    folder, _ = files
+
+    def full(model, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(keras.Model, "save", full)
+    refused(arguments(folder), capsys, folder, "No space left on device")
+
+
 def test_merge_refuses_a_bottleneck(tmp_path, capsys):
     make().save(tmp_path / "base.keras")
     config = keras_lora.AdapterConfig(2, targets=["dense"])
