@@ -1,7 +1,6 @@
 """Whether a file and a model belong together, before either is touched."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import keras
 
@@ -10,7 +9,7 @@ from keras_lora.files.format import AdapterInfo
 from keras_lora.methods import METHODS
 from keras_lora.methods.method import Method, Widths
 from keras_lora.model import surgery
-from keras_lora.model.checks import other_shapes
+from keras_lora.model.checks import Shapes, other_shapes
 from keras_lora.model.fingerprint import by_path, layer_digests, other_base
 from keras_lora.model.paths import (
     Layers,
@@ -76,9 +75,9 @@ def misfits_of(
     Found before anything of the sizes that the file claims is made. `widths`
     gives those that a method has to know of a layer.
     """
-    theirs: dict[str, dict[str, Any]] = {}
+    theirs: dict[str, Shapes] = {}
     for key, (_, shape) in info.tensors.items():
-        theirs.setdefault(owner(key), {})[key] = keras.KerasTensor(shape)
+        theirs.setdefault(owner(key), {})[key] = shape
     found = {}
     for path, settings in info.layers.items():
         if path not in layers:
@@ -91,10 +90,7 @@ def misfits_of(
             kind = type(layer).__name__
             found[path] = [f"{path}: a {kind} carries no {method.name}"]
             continue
-        expected = {
-            join(path, name): keras.KerasTensor(shape)
-            for name, (shape, _) in specs.items()
-        }
+        expected = {join(path, n): tuple(s) for n, (s, _) in specs.items()}
         problems = other_shapes(expected, theirs.get(path, {}), called)
         problems += method.misfits(path, settings, widths(path, method))
         if problems:

@@ -90,15 +90,15 @@ def _out_of_float32(path: str, settings: Any) -> list[str]:
     ]
 
 
-def too_deep(value: Any, most: int = DEEPEST) -> bool:
+def too_deep(value: Any) -> bool:
     """Whether lists and dicts are nested deeper than any record's."""
-    if most == 0:
-        return True
-    if isinstance(value, dict):
-        value = list(value.values())
-    return isinstance(value, list) and any(
-        too_deep(child, most - 1) for child in value
-    )
+    level = [value]
+    for _ in range(DEEPEST):
+        nested = [item for item in level if isinstance(item, dict | list)]
+        level = []
+        for item in nested:
+            level += item.values() if isinstance(item, dict) else item
+    return bool(level)
 
 
 def _wrong_base(base: Any) -> list[str]:

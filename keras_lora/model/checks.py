@@ -7,6 +7,8 @@ import numpy as np
 
 from keras_lora.model.surgery import Layer
 
+Shapes = dict[str, tuple[int, ...]]
+
 
 def unbuilt(layers: dict[str, Layer]) -> list[str]:
     """Layers without weights yet; what they add later would not be frozen."""
@@ -35,7 +37,7 @@ def not_freezable(layers: dict[str, Layer]) -> list[str]:
 
 
 def other_shapes(
-    expected: dict[str, Any], found: dict[str, Any], called: str = ""
+    expected: Shapes, found: Shapes, called: str = ""
 ) -> list[str]:
     """Says which values are missing, unexpected or of another shape.
 
@@ -43,13 +45,10 @@ def other_shapes(
     """
     missing = [name for name in expected if name not in found]
     problems = [f"no {called}{name!r}" for name in missing]
-    for name, value in found.items():
+    for name, theirs in found.items():
         if name not in expected:
             problems.append(f"unexpected {called}{name!r}")
-            continue
-        shape = tuple(expected[name].shape)
-        if shape != tuple(value.shape):
-            theirs = tuple(value.shape)
+        elif theirs != (shape := expected[name]):
             problems.append(f"{name!r}: shape {theirs}, expected {shape}")
     return problems
 
@@ -58,11 +57,11 @@ def differing(
     variables: dict[str, Any], values: dict[str, np.ndarray]
 ) -> list[str]:
     """Says which values do not fit variables, in shape or in kind."""
-    problems = other_shapes(variables, values)
+    here = {name: tuple(variable.shape) for name, variable in variables.items()}
+    problems = other_shapes(here, {k: v.shape for k, v in values.items()})
     for name, value in values.items():
-        here = variables.get(name)
-        if here is not None and tuple(here.shape) == value.shape:
-            problems += wrong_kind(name, here, value)
+        if here.get(name) == value.shape:
+            problems += wrong_kind(name, variables[name], value)
     return problems
 
 
