@@ -158,8 +158,8 @@ def serving(result: dict[str, Any]) -> str:
     parts = [
         "## Serving from a bank",
         "All adapters are resident; in a mixed batch each row has its own. A "
-        "*switch* sets `active`, *load* reads and checks a file, *bring in* "
-        "writes an adapter into a slot.",
+        "*switch* enters and leaves `using`, *load* reads and checks a file, "
+        "*bring in* writes an adapter into a slot.",
         where(result, "python -m benchmarks.serving"),
         "![Time of a mixed batch over the base's against the number of "
         "adapters](assets/serving.svg)",

@@ -89,14 +89,14 @@ def serve(
         )
 
     def switch(name: str) -> None:
-        bank.active = name
+        with bank.using(name):
+            pass
 
     switches = [
         milliseconds(lambda name=name: switch(name))
         for _ in range(3)
         for name in names[-16:]
     ]
-    bank.active = None
     table = bank.summary()
     row = table.rows[0]
     tensors = 4 * keras_lora.inspect_adapter(files[0]).parameters

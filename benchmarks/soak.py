@@ -40,7 +40,7 @@ class Counts:
     loads: int = 0
     unloads: int = 0
     replacements: int = 0
-    switches: int = 0
+    plain_calls: int = 0
 
     def __add__(self, other):
         values = zip(vars(self).values(), vars(other).values(), strict=True)
@@ -69,6 +69,7 @@ class Soak:
         self.fill(self.base.weights)
         self.x = self.random.normal(size=(16, 5, WIDTH)).astype("float32")
         self.files, self.answers = [], [self.base.predict(self.x, verbose=0)]
+        self.features = list(self.answers)
         for number in range(contents):
             self.make(Path(folder) / f"{number}.safetensors", number)
         self.bank = keras_lora.AdapterBank(
@@ -96,6 +97,7 @@ class Soak:
         if number % 2:
             model = keras.Sequential([self.base, layers.Dense(WIDTH)])
         self.fill(model.trainable_variables)
+        self.features.append(self.base.predict(self.x, verbose=0))
         self.answers.append(model.predict(self.x, verbose=0))
         keras_lora.save_adapter(model, path)
         keras_lora.eject(self.base)
@@ -111,6 +113,16 @@ class Soak:
             for number in (first, first + 1)
             if self.near(got, self.answers[number + 1][row])
         }
+
+    def check_plain(self, name, got, counts):
+        """A plain call's answers: the base's output, without any head."""
+        if name is None:
+            wanted = [self.answers[0]]
+        else:
+            first = 2 * self.names.index(name)
+            wanted = self.features[first + 1 : first + 3]
+        counts.plain_calls += 1
+        counts.mismatches += not any(self.near(got, w) for w in wanted)
 
     def near(self, got, want):
         size = max(1.0, float(np.abs(want).max()))
@@ -140,13 +152,15 @@ class Soak:
         counts.mismatches += sum(not found for found in contents.values())
 
     def change(self, chance, counts):
-        """Loads, unloads or replaces a name, or makes it active."""
+        """Loads, unloads or replaces a name, or calls the base with it."""
         number = chance.randrange(len(self.names))
         name = self.names[number]
         act = chance.random()
         if act < 0.25:
-            self.bank.active = chance.choice([None, *self.bank.names])
-            counts.switches += 1
+            name = chance.choice([None, *self.bank.names])
+            with self.bank.using(name):
+                got = np.asarray(self.base.predict_on_batch(self.x))
+            self.check_plain(name, got, counts)
         elif name in self.bank.names and act < 0.4:
             self.bank.unload(name)
             counts.unloads += 1
@@ -162,7 +176,7 @@ class Soak:
             try:
                 act(chance, counts)
             except ValueError as error:
-                known = ("is active", "no adapter", "No slot is free")
+                known = ("no adapter", "No slot is free")
                 kind = next((k for k in known if k in str(error)), repr(error))
                 self.errors[f"change: {kind}"] += 1
             except BaseException as error:

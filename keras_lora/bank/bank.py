@@ -31,7 +31,7 @@ from keras_lora.bank.summary import BankSummary, summarize
 from keras_lora.errors import raise_if
 from keras_lora.model import surgery
 from keras_lora.model.checks import not_freezable, unbuilt
-from keras_lora.model.compiled import forget_compiled
+from keras_lora.model.compiled import HOLD, forget_compiled
 from keras_lora.model.fingerprint import by_path, is_sampled, layer_digests
 from keras_lora.model.paths import structural_paths
 from keras_lora.model.surgery import Layer
@@ -43,6 +43,15 @@ LOG = logging.getLogger("keras_lora")
 SERVED = "it is served by an AdapterBank: `detach` the bank first"
 DECLARED = ("capacity", "rank", "targets")
 """Settings that a saved bank is made with again."""
+REPLACED = "`active` is gone: write `with bank.using(name): ...`"
+PLAIN_CALLS = (
+    "predict",
+    "predict_on_batch",
+    "evaluate",
+    "test_on_batch",
+    "generate",
+)
+"""What a caller may do with the base itself; the bank waits meanwhile."""
 
 
 class AdapterBank:
@@ -127,6 +136,7 @@ class AdapterBank:
         )
         self._slots = Slots(layers, int(capacity))
         self._training = [v for v in base.variables if v.trainable]
+        self._using: list[str | None] = []
         self._restore: list[Callable[[], None]] = []
         try:
             self._take_base()
@@ -145,8 +155,10 @@ class AdapterBank:
             variable.trainable = False
         for layer in self._layers.values():
             layer.__dict__["_keras_lora_bank"] = self
+            layer.__dict__[HOLD] = self._hold
             self._restore += surgery.hold_inference(layer, SERVED)
         self._restore += surgery.forbid_training(self._base, SERVED)
+        self._restore += surgery.run_within(self._base, PLAIN_CALLS, self._hold)
 
     def _leave_base(self) -> None:
         """Makes the base what it was."""
@@ -155,6 +167,7 @@ class AdapterBank:
             self._restore.pop()()
         for layer in self._layers.values():
             layer.__dict__.pop("_keras_lora_bank", None)
+            layer.__dict__.pop(HOLD, None)
         for variable in self._training:
             variable.trainable = True
 
@@ -226,35 +239,69 @@ class AdapterBank:
         """Forgets an adapter.
 
         Raises:
-            ValueError: No adapter has this name, or it is `active`.
+            ValueError: No adapter has this name, or it is in use.
         """
         with self._attached():
-            raise_if(f"{name!r} was not unloaded", self._unknown([name]))
-            if self._adapters[name] is self._slots.pinned:
-                raise ValueError(
-                    f"{name!r} was not unloaded: it is active; set `active` "
-                    "to None or another name first"
-                )
+            what = f"{name!r} was not unloaded"
+            raise_if(what, self._unknown([name]))
+            if name in self._using:
+                raise ValueError(f"{what}: leave its `using` block first")
             self._slots.drop(self._adapters.pop(name))
 
-    @property
-    def active(self) -> str | None:
-        """The adapter of plain calls of the base, such as `base.predict`.
+    @contextlib.contextmanager
+    def using(self, name: str | None) -> Iterator[Any]:
+        """Makes plain calls of the base follow an adapter in a `with` block.
 
-        Process-wide; None is the base itself. Setting it traces nothing
-        again, and its slot is never given to another. Set it while no other
-        thread is in a plain call of the base; `predict` is not affected.
+        Plain calls are those of the base itself and of models around it, such
+        as `base(x)`, `base.predict` or KerasHub's `generate`. In the block
+        they give the base's output as the adapter makes it, without its head.
+        Nothing is traced again. The bank is held: what other threads ask of
+        it, and what they run compiled of the base, waits until the block
+        ends; there they get the base. Blocks may be nested; the innermost
+        counts. Many callers at a time are served by `predict`.
+
+        Args:
+            name: The adapter, or None for the base.
+
+        Yields:
+            The base.
+
+        Raises:
+            ValueError: No adapter has this name, or no slot is free.
+
+        Example:
+
+        ```python
+        base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+        keras_lora.inject(base, keras_lora.LoRAConfig(rank=2))
+        keras_lora.save_adapter(base, "a.safetensors")
+        bank = keras_lora.AdapterBank(keras_lora.eject(base))
+        bank.load("a", "a.safetensors")
+        with bank.using("a"):
+            y = base.predict(np.ones((1, 8), "float32"), verbose=0)
+        ```
         """
         with self._attached():
-            pinned = self._slots.pinned
-            return None if pinned is None else pinned.name
+            raise_if("Nothing is in use", self._unknown([name]))
+            self._pin(name)
+            self._using.append(name)
+            try:
+                yield self._base
+            finally:
+                self._using.pop()
+                self._pin(self._using[-1] if self._using else None)
+
+    def _pin(self, name: str | None) -> None:
+        self._slots.pin(None if name is None else self._adapters[name])
+
+    @property
+    def active(self) -> None:
+        """What version 0.1 had in place of `using`."""
+        raise AttributeError(REPLACED)
 
     @active.setter
-    def active(self, name: str | None) -> None:
-        with self._attached():
-            if name is not None:
-                raise_if("`active` was not set", self._unknown([name]))
-            self._slots.pin(None if name is None else self._adapters[name])
+    def active(self, name: Any) -> None:
+        raise AttributeError(REPLACED)
 
     def adapter_ids(self, adapter: Sequence[str | None]) -> np.ndarray:
         """Brings adapters in and gives the ids that `model` takes.
@@ -332,7 +379,7 @@ class AdapterBank:
     ) -> list[tuple[Batch, Any]]:
         """Runs a batch; the lock spans finding the slots and reading them.
 
-        It is one pass, unless `active` has taken a slot since the batch was
+        It is one pass, unless `using` has taken a slot since the batch was
         cut.
         """
         done = []
@@ -398,9 +445,9 @@ class AdapterBank:
         Raises:
             ValueError: Something cannot be written.
         """
-        with self._lock:
+        with self._attached():
             adapters = list(self._adapters.values())
-            settings = {"active": self.active, **self._declared}
+            settings = dict(self._declared)
         with self._saving:
             write_folder(Path(path), adapters, settings)
 
@@ -424,7 +471,14 @@ class AdapterBank:
         try:
             for name, file in index["adapters"].items():
                 bank.load(name, folder / file)
-            bank.active = index["active"]
+            if index.get("active") is not None:
+                LOG.warning(
+                    "%s: %r was active; call the base in "
+                    "`with bank.using(%r)` now",
+                    folder,
+                    index["active"],
+                    index["active"],
+                )
         except BaseException:
             bank.detach()
             raise
@@ -446,8 +500,15 @@ class AdapterBank:
 
         Returns:
             The base.
+
+        Raises:
+            ValueError: It is called in a `using` block.
         """
         with self._attached():
+            if self._using:
+                raise ValueError(
+                    "The bank was not detached: leave its `using` block first"
+                )
             self._leave_base()
             forget_compiled(self._layers.values())
             self._adapters.clear()
@@ -460,6 +521,10 @@ class AdapterBank:
         with self._lock:
             self._check_attached()
             yield
+
+    def _hold(self) -> threading.RLock:
+        """What keeps others away while the base is called plainly."""
+        return self._lock
 
     def _check_attached(self) -> None:
         if self._base is None:

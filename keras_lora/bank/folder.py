@@ -83,7 +83,7 @@ def read_index(folder: Path) -> dict[str, Any]:
                 problems.append(f"{name!r}: {file!r} is no file name")
             elif not (folder / file).is_file():
                 problems.append(f"{name!r}: {file} is missing")
-    for key in ("active", "capacity", "rank", "targets"):
+    for key in ("capacity", "rank", "targets"):
         if key not in index:
             problems.append(f"{INDEX} has no `{key}`")
     raise_if(what, problems)

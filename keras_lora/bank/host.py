@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from keras import ops
-
 from keras_lora.bank.routing import Switch, ids_in_force
 from keras_lora.methods import METHODS
 from keras_lora.methods.host import AdapterHost
@@ -79,13 +77,14 @@ class BankHost(AdapterHost):
         return stack
 
     def adapted_product(self, x: Any, y: Any) -> Any:
-        ids = self._ids()
+        ids = self._ids(x)
         for stack in self._stacks_there(before_activation=True):
             y = stack.apply(self, x, y, ids)
         return y
 
     def _reverse_delta(self, x: Any) -> Any:
-        return self.stacks[LORA.name].apply_reverse(self, x, self._ids())  # type: ignore[attr-defined]
+        stack: Any = self.stacks[LORA.name]
+        return stack.apply_reverse(self, x, self._ids(x))
 
     def _stacks_there(self, before_activation: bool) -> list[Stack]:
         return [
@@ -94,11 +93,9 @@ class BankHost(AdapterHost):
             if stack.before_activation == before_activation
         ]
 
-    def _ids(self) -> Any:
+    def _ids(self, x: Any) -> Any:
         ids = ids_in_force()
-        if ids is None:
-            return ops.convert_to_tensor(self.__dict__["_switch"].state)
-        return ids
+        return self.__dict__["_switch"].ids(x) if ids is None else ids
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         return self._served("call", args, kwargs)
@@ -107,13 +104,15 @@ class BankHost(AdapterHost):
         return self._served("quantized_call", args, kwargs)
 
     def _served(self, method: str, args: Any, kwargs: Any) -> Any:
-        if self._stacks_there(before_activation=True):
-            y = getattr(super(), method)(*args, **kwargs)
-        else:
-            y = self.host_call(method, *args, **kwargs)
         x = surgery.first_argument(self._host_class, args, kwargs)
-        for stack in self._stacks_there(before_activation=False):
-            y = stack.apply(self, x, y, self._ids())
+        ids = self._ids(x)
+        if ids is None or not self._stacks_there(before_activation=True):
+            y = self.host_call(method, *args, **kwargs)
+        else:
+            y = getattr(super(), method)(*args, **kwargs)
+        if ids is not None:
+            for stack in self._stacks_there(before_activation=False):
+                y = stack.apply(self, x, y, ids)
         return y
 
 

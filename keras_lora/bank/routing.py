@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_lora.model import surgery
 from keras_lora.model.surgery import Layer
 
 
@@ -39,16 +40,35 @@ def ids_in_force() -> Any:
 
 
 class Switch:
-    """The slot for plain calls of the base: a value, so nothing is traced.
+    """The slot of plain calls of the base, for the thread that holds the bank.
 
-    Layers hold it where Keras keeps seeds, so that backends which trace
-    without side effects see its state.
+    What is compiled reads it as a value, so nothing is traced again. Layers
+    hold it where Keras keeps seeds, so that backends which trace without side
+    effects see its state.
     """
 
     def __init__(self) -> None:
         self.state = keras.Variable(
-            0, dtype="int32", trainable=False, name="active_adapter"
+            0, dtype="int32", trainable=False, name="adapter_in_use"
         )
+        self._slot, self._thread = 0, 0
+
+    def set(self, slot: int) -> None:
+        """Sets the slot of this thread's calls; 0 for the base."""
+        self.state.assign(slot)
+        self._slot, self._thread = slot, threading.get_ident()
+
+    def ids(self, x: Any) -> Any:
+        """The slot of a plain call on `x`, or None for the base.
+
+        A call that runs at once knows its thread. One that is traced has to
+        read the slot each time it runs: the bank is held for so long.
+        """
+        if surgery.is_traced(x):
+            return ops.convert_to_tensor(self.state)
+        if not self._slot or self._thread != threading.get_ident():
+            return None
+        return ops.convert_to_tensor(self._slot, "int32")
 
 
 class Routed(keras.layers.Layer):

@@ -84,10 +84,10 @@ class Slots:
             self.resident.move_to_end(before)
         try:
             slot = 0 if adapter is None else self.bring_in([adapter])[0]
-            self.switch.state.assign(slot)
+            self.switch.set(slot)
         except BaseException:
             self.pinned = None
-            self.switch.state.assign(0)
+            self.switch.set(0)
             if before is not adapter:
                 self.pin(before)
             raise

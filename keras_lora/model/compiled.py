@@ -1,8 +1,10 @@
-"""Compiled functions of models whose layers have changed."""
+"""Compiled functions of models whose layers change, or are held by a bank."""
 
+import contextlib
 import weakref
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Any, TypeAlias
 
 import keras
 
@@ -15,12 +17,17 @@ CACHED_FUNCTIONS = (
     "predict_function",
     "generate_function",
 )
+Hold: TypeAlias = Callable[[], AbstractContextManager[Any]]
+HOLD = "_keras_lora_hold"
+"""Where a layer keeps what its models' compiled functions run under."""
 _CHANGED: weakref.WeakKeyDictionary[Layer, int] = weakref.WeakKeyDictionary()
 """By which change of all changes a layer changed last."""
 _CHANGES = [0]
 """How many changes there were."""
 SEEN = "changes_seen"
-"""Where a model keeps how many of them its compiled functions have outlived."""
+"""Where a model keeps how many of them its compiled functions have outlived,
+and what these run under."""
+NOTHING_SEEN: tuple[int, list[Hold]] = (0, [])
 
 
 def forget_compiled(layers: Iterable[Layer]) -> None:
@@ -36,19 +43,48 @@ def forget_compiled(layers: Iterable[Layer]) -> None:
         _CHANGED[layer] = _CHANGES[0]
 
 
-def drop_stale(model: Any) -> None:
-    """Drops what a model compiled before one of its layers changed."""
+def drop_stale(model: Any) -> list[Hold]:
+    """Drops what a model compiled before one of its layers changed.
+
+    A function for prediction is made anew at once, since a loop over batches
+    may be under way in another thread.
+
+    Returns:
+        What functions that it compiles from now on run under.
+    """
     state, now = model.__dict__, _CHANGES[0]
-    seen = state.get(SEEN, 0)
+    seen, holds = state.get(SEEN, NOTHING_SEEN)
     if seen == now:
-        return
-    layers = surgery.every_layer(model) if surgery.is_made(model) else ()
+        return holds
+    layers = surgery.every_layer(model) if surgery.is_made(model) else []
+    found = [la.__dict__[HOLD] for la in layers if HOLD in la.__dict__]
+    holds = list(dict.fromkeys(found))
+    state[SEEN] = now, holds
     if any(_CHANGED.get(layer, 0) > seen for layer in layers):
         state["compiled"] = False
+        predicts = state.get("predict_function") is not None
         for name in CACHED_FUNCTIONS:
             if state.get(name) is not None:
                 state[name] = None
-    state[SEEN] = now
+        if predicts:
+            model.make_predict_function()
+    return holds
+
+
+class Held:
+    """A compiled function that runs while its model's banks are held."""
+
+    def __init__(self, function: Any, holds: list[Hold]) -> None:
+        self.function, self.holds = function, holds
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with contextlib.ExitStack() as stack:
+            for hold in self.holds:
+                stack.enter_context(hold())
+            return self.function(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.function, name)
 
 
 class Compiled:
@@ -74,7 +110,9 @@ class Compiled:
             ) from None
 
     def __set__(self, model: Any, value: Any) -> None:
-        drop_stale(model)
+        holds = drop_stale(model)
+        if holds and callable(value):
+            value = Held(value, holds)
         model.__dict__[self.name] = value
 
     def __delete__(self, model: Any) -> None:

@@ -7,6 +7,7 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
 import keras
@@ -218,6 +219,23 @@ def first_argument(host: type, args: Any, kwargs: dict[str, Any]) -> Any:
     return kwargs.get(name)
 
 
+def is_traced(x: Any) -> bool:
+    """Whether a layer that is called on `x` is being compiled.
+
+    Nothing that Python says then is said again when the function runs.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return not tf.executing_eagerly()
+    if backend == "jax":
+        import jax
+
+        return isinstance(x, jax.core.Tracer)
+    return False
+
+
 class SteppedBySpeed:
     """Mixin: an optimizer whose step on a variable depends on its speed.
 
@@ -327,6 +345,27 @@ def forbid_training(model: Layer, reason: str) -> list[Callable[[], None]]:
         patched(model, name, refused)
         for name in ("fit", "train_on_batch")
         if hasattr(model, name)
+    ]
+
+
+def run_within(
+    layer: Layer,
+    names: Iterable[str],
+    hold: Callable[[], AbstractContextManager[Any]],
+) -> list[Callable[[], None]]:
+    """Makes methods of a layer run within a context each.
+
+    On JAX, Keras empties a model's variables while its `predict` runs; who
+    reads or adds some then finds none, or has them mixed up. Returns
+    functions that undo it.
+    """
+
+    def held(before: Any, *args: Any, **kwargs: Any) -> Any:
+        with hold():
+            return before(*args, **kwargs)
+
+    return [
+        patched(layer, name, held) for name in names if hasattr(layer, name)
     ]
 
 

@@ -1,5 +1,6 @@
 """AdapterBank: slots, names, errors, switching and giving the base back."""
 
+import contextlib
 import gc
 import logging
 import re
@@ -184,51 +185,55 @@ def test_resident_adapters_are_served_before_others_take_their_slots(
         assert bank.brought_in == before + 2
 
 
-def test_active_is_never_evicted(base, x, tasks):
+def test_what_is_in_use_is_never_evicted(base, x, tasks):
     with served(base, capacity=2) as bank:
         loaded(bank, tasks)
-        bank.active = "t0"
-        for name in ("t1", "t2", "t3", "t1"):
-            got = bank.predict(x, adapter=name)
-            assert off(got, tasks[name].outputs) <= 1e-5
-            assert "t0" in resident(bank)
-            plain = base.predict(x, verbose=0)
-            assert off(plain, tasks["t0"].outputs) <= 1e-5
-        names = ["t1", "t0", "t2", None, "t3", "t0", "t1", "t2"]
-        bank.active = None
         plain_base = call(base, x)
-        bank.active = "t0"
-        got = bank.predict(x, adapter=names)
-        assert_rows(got, names, tasks, plain_base)
+        with bank.using("t0"):
+            for name in ("t1", "t2", "t3", "t1"):
+                got = bank.predict(x, adapter=name)
+                assert off(got, tasks[name].outputs) <= 1e-5
+                assert "t0" in resident(bank)
+                plain = base.predict(x, verbose=0)
+                assert off(plain, tasks["t0"].outputs) <= 1e-5
+            names = ["t1", "t0", "t2", None, "t3", "t0", "t1", "t2"]
+            got = bank.predict(x, adapter=names)
+            assert_rows(got, names, tasks, plain_base)
 
 
-def test_active_alone_in_the_only_slot(base, x, tasks):
+def test_what_is_in_use_alone_in_the_only_slot(base, x, tasks):
     with served(base, capacity=1) as bank:
         loaded(bank, tasks)
-        bank.active = "t1"
-        got = bank.predict(x, adapter="t1")
-        assert off(got, tasks["t1"].outputs) <= 1e-5
-        with pytest.raises(ValueError, match="capacity 1 is taken by t1"):
-            bank.predict(x, adapter="t0")
-        bank.active = "t0"
-        assert off(base.predict(x, verbose=0), tasks["t0"].outputs) <= 1e-5
+        with bank.using("t1"):
+            got = bank.predict(x, adapter="t1")
+            assert off(got, tasks["t1"].outputs) <= 1e-5
+            with pytest.raises(ValueError, match="capacity 1 is taken by t1"):
+                bank.predict(x, adapter="t0")
+            with bank.using("t0"):
+                got = base.predict(x, verbose=0)
+                assert off(got, tasks["t0"].outputs) <= 1e-5
+            got = base.predict(x, verbose=0)
+            assert off(got, tasks["t1"].outputs) <= 1e-5
+        got = bank.predict(x, adapter="t0")
+        assert off(got, tasks["t0"].outputs) <= 1e-5
 
 
-def test_active_set_within_a_call_does_not_fail_it(base, x, tasks, monkeypatch):
-    """As another thread may, between two passes that fill all slots."""
-    with served(base, capacity=2) as bank:
+def test_using_within_a_call_does_not_fail_it(base, x, tasks, monkeypatch):
+    """As a callback may, between two passes that fill all slots."""
+    with served(base, capacity=2) as bank, contextlib.ExitStack() as stack:
         loaded(bank, tasks)
         plain, forward = call(base, x), bank._forward
 
-        def setting(*args):
+        def entering(*args):
             got = forward(*args)
-            bank.active = "t3"
+            stack.enter_context(bank.using("t3"))
             return got
 
-        monkeypatch.setattr(bank, "_forward", setting)
+        monkeypatch.setattr(bank, "_forward", entering)
         names = ["t0", "t1", "t0", "t1", "t2", "t2", None, "t1"]
         got = bank.predict(x, adapter=names, batch_size=2)
         assert_rows(got, names, tasks, plain)
+        stack.close()
 
 
 # Nothing is traced again.
@@ -236,27 +241,27 @@ def test_active_set_within_a_call_does_not_fail_it(base, x, tasks, monkeypatch):
 
 @pytest.mark.skipif(TORCH, reason="torch traces nothing")
 def test_no_new_trace_over_switches_loads_and_unloads(base, x, tasks):
+    plain = call(base, x)
     with served(base, capacity=3, rank=2) as bank:
         calls = count_calls(base.layers[0])
         loaded(bank, tasks)
         names = list(tasks)
         bank.predict(x, adapter=names * 2)
-        bank.active = "t0"
         base.predict_on_batch(x)
         warm = len(calls)
         assert warm
         for number in range(100):
             name, other = names[number % 4], names[(number + 1) % 4]
-            bank.active = None
             if number % 10 == 0:
                 bank.unload(name)
                 bank.load(name, tasks[other].path)
                 bank.load(name, tasks[name].path)
-            bank.active = name
             got = bank.predict(x, adapter=[name, other, None, name] * 2)
             assert off(got[1], tasks[other].row(1)) <= 1e-5
-            plain = base.predict_on_batch(x)
-            assert off(plain, tasks[name].outputs) <= 1e-5
+            with bank.using(name):
+                got = base.predict_on_batch(x)
+            assert off(got, tasks[name].outputs) <= 1e-5
+            assert off(base.predict_on_batch(x), plain) <= 1e-5
         assert len(calls) == warm
 
 
@@ -306,23 +311,27 @@ def test_growing_is_logged_and_right(
     with served(base, rank=2) as bank, caplog.at_level("INFO", "keras_lora"):
         plain = call(base, x)
         loaded(bank, tasks)
-        bank.active = "t1"
+
+        def in_use():
+            with bank.using("t1"):
+                return base.predict(x, verbose=0)
+
         bank.predict(x, adapter="t0")
-        base.predict(x, verbose=0)
+        in_use()
         assert not logged()
         set_aside()
         bank.load("large", large.path)
         [record] = logged()
         assert record.levelno == logging.INFO
         assert "3 layers" in record.getMessage()
-        assert off(base.predict(x, verbose=0), tasks["t1"].outputs) <= 1e-5
+        assert off(in_use(), tasks["t1"].outputs) <= 1e-5
         bank.load("other", other.path)
         assert len(logged()) == 2
         names = ["t0", "large", None, "other", "t1", "t2", "large", "t3"]
         got = bank.predict(x, adapter=names)
         everything = {**tasks, "large": large, "other": other}
         assert_rows(got, names, everything, plain)
-        assert off(base.predict(x, verbose=0), tasks["t1"].outputs) <= 1e-5
+        assert off(in_use(), tasks["t1"].outputs) <= 1e-5
         bank.load("again", large.path)
         assert len(logged()) == 2
 
@@ -349,6 +358,12 @@ def refused(act, *words):
     return str(caught.value)
 
 
+def enter(context):
+    """Enters and leaves a `with` block."""
+    with context:
+        pass
+
+
 def test_unknown_names_are_listed_at_once_with_those_there(base, x, tasks):
     with served(base) as bank:
         loaded(bank, tasks)
@@ -360,8 +375,7 @@ def test_unknown_names_are_listed_at_once_with_those_there(base, x, tasks):
         refused(lambda: bank.predict(x[:0], adapter="no"), "'no'")
         refused(lambda: bank.adapter_ids(names), *words)
         refused(lambda: bank.unload("no"), "'no'", "t0, t1")
-        refused(lambda: setattr(bank, "active", "no"), "'no'", "t0, t1")
-        assert bank.active is None
+        refused(lambda: enter(bank.using("no")), "'no'", "t0, t1")
         bank.unload("t0")
         refused(lambda: bank.predict(x, adapter="t0"), "'t0'", "t1, t2, t3")
 
@@ -383,7 +397,7 @@ def test_what_is_no_name_is_refused(base, x, tasks):
         loaded(bank, tasks)
         for wrong in (3, 1.5, True, b"t0", ["t0"], ("t0",), {}):
             for act in (
-                lambda w: setattr(bank, "active", w),
+                lambda w: enter(bank.using(w)),
                 bank.unload,
                 lambda w: bank.load(w, tasks["t0"].path),
                 lambda w: bank.predict(x, adapter=[w] * 8),
@@ -443,8 +457,7 @@ def unchanged(base, x, tasks):
     with served(base, capacity=2) as bank:
         bank.load("t0", tasks["t0"].path)
         bank.load("t1", tasks["t1"].path)
-        bank.active = "t1"
-        bank.predict(x, adapter="t0")
+        bank.predict(x, adapter=["t0", "t1"] * 4)
         before = (
             resident(bank),
             {p: list(h.adapter_weights) for p, h in bank._slots.hosts.items()},
@@ -453,7 +466,7 @@ def unchanged(base, x, tasks):
         functions = bank.model.predict_function
 
         def check():
-            assert bank.names == ["t0", "t1"] and bank.active == "t1"
+            assert bank.names == ["t0", "t1"]
             assert before == (
                 resident(bank),
                 {
@@ -466,7 +479,8 @@ def unchanged(base, x, tasks):
             for name in ("t0", "t1"):
                 got = bank.predict(x, adapter=name)
                 assert off(got, tasks[name].outputs) <= 1e-5
-            plain = base.predict(x, verbose=0)
+            with bank.using("t1"):
+                plain = base.predict(x, verbose=0)
             assert off(plain, tasks["t1"].outputs) <= 1e-5
 
         yield bank, check
@@ -688,36 +702,40 @@ def test_after_a_write_that_failed_the_next_call_is_right(
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
-def test_a_failed_replacement_of_the_active_leaves_the_old(
+def test_a_failed_replacement_of_what_is_in_use_leaves_the_old(
     at, base, x, tasks, monkeypatch
 ):
     with served(base, capacity=2) as bank:
         bank.load("name", tasks["t0"].path)
-        bank.active = "name"
-        with monkeypatch.context() as patch:
-            failing_write(patch, at)
-            with pytest.raises(Failing):
-                bank.load("name", tasks["t1"].path)
-        assert bank.active == "name"
-        want = tasks["t0"].outputs
-        assert off(base.predict(x, verbose=0), want) <= 1e-5
-        assert off(bank.predict(x, adapter="name"), want) <= 1e-5
-        bank.load("name", tasks["t1"].path)
-        want = tasks["t1"].outputs
-        assert off(base.predict(x, verbose=0), want) <= 1e-5
+        with bank.using("name"):
+            with monkeypatch.context() as patch:
+                failing_write(patch, at)
+                with pytest.raises(Failing):
+                    bank.load("name", tasks["t1"].path)
+            want = tasks["t0"].outputs
+            assert off(base.predict(x, verbose=0), want) <= 1e-5
+            assert off(bank.predict(x, adapter="name"), want) <= 1e-5
+            bank.load("name", tasks["t1"].path)
+            want = tasks["t1"].outputs
+            assert off(base.predict(x, verbose=0), want) <= 1e-5
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
-def test_a_failed_switch_leaves_the_active_one(at, base, x, tasks, monkeypatch):
+def test_a_failed_switch_leaves_what_was_in_use(
+    at, base, x, tasks, monkeypatch
+):
     with served(base, capacity=2) as bank:
         loaded(bank, tasks)
-        bank.active = "t0"
-        with monkeypatch.context() as patch:
-            failing_write(patch, at)
-            with pytest.raises(Failing):
-                bank.active = "t1"
-        assert bank.active == "t0"
-        assert off(base.predict(x, verbose=0), tasks["t0"].outputs) <= 1e-5
+        plain = call(base, x)
+        with bank.using("t0"):
+            with monkeypatch.context() as patch:
+                failing_write(patch, at)
+                with pytest.raises(Failing):
+                    enter(bank.using("t1"))
+            got = base.predict(x, verbose=0)
+            assert off(got, tasks["t0"].outputs) <= 1e-5
+        assert off(base.predict(x, verbose=0), plain) <= 1e-5
+        bank.unload("t0")
 
 
 @pytest.mark.parametrize("at", [1, 4, 5, 7])
@@ -728,7 +746,6 @@ def test_growing_that_failed_leaves_the_bank_as_it_was(
     large = make_task(base, tmp_path / "large", lora(5), x)
     with served(base, capacity=2) as bank:
         bank.load("t0", tasks["t0"].path)
-        bank.active = "t0"
         plain_predict = base.predict(x, verbose=0)
         got = bank.predict(x, adapter="t0")
         add_weight, count = surgery.add_weight, [0]
@@ -754,7 +771,9 @@ def test_growing_that_failed_leaves_the_bank_as_it_was(
             assert bank.names == ["t0"]
         bank.load("large", large.path)
         assert off(bank.predict(x, adapter="large"), large.outputs) <= 1e-5
-        assert off(base.predict(x, verbose=0), tasks["t0"].outputs) <= 1e-5
+        with bank.using("t0"):
+            plain_predict = base.predict(x, verbose=0)
+        assert off(plain_predict, tasks["t0"].outputs) <= 1e-5
 
 
 # What is refused while a base is served.
@@ -858,35 +877,81 @@ def test_the_model_of_a_bank_is_no_base(base):
 # The adapter of plain calls.
 
 
-def test_active_serves_plain_calls(base, x, tasks):
+def test_using_serves_plain_calls(base, x, tasks):
     plain = call(base, x)
     nested = keras.Sequential([base, layers.Rescaling(2.0)])
     nested.build((None, WIDTH))
     with served(base) as bank:
         loaded(bank, tasks)
-        assert bank.active is None
-        assert off(base.predict(x, verbose=0), plain) <= 1e-5
-        for name in ("t0", "t2", None, "t1"):
-            bank.active = name
-            assert bank.active == name
-            want = plain if name is None else tasks[name].outputs
+
+        def gives(want):
             assert off(base.predict(x, verbose=0), want) <= 1e-5
+            assert off(base.predict_on_batch(x), want) <= 1e-5
             assert off(call(base, x), want) <= 1e-5
             assert off(nested.predict(x, verbose=0), 2 * want) <= 1e-5
-            # A row that names None gets the base, whatever is active.
+            # A row that names None gets the base, whatever is in use.
             assert off(bank.predict(x), plain) <= 1e-5
 
+        gives(plain)
+        for name in ("t0", "t2", None, "t1"):
+            with bank.using(name) as used:
+                assert used is base
+                gives(plain if name is None else tasks[name].outputs)
+            gives(plain)
+        with pytest.raises(Failing), bank.using("t1"):
+            raise Failing
+        gives(plain)
 
-def test_active_is_not_unloaded_and_may_be_replaced(base, x, tasks):
+
+def test_the_innermost_block_counts(base, x, tasks):
     with served(base) as bank:
         loaded(bank, tasks)
-        bank.active = "t0"
-        refused(lambda: bank.unload("t0"), "'t0'", "active")
-        assert "t0" in bank.names
-        bank.load("t0", tasks["t3"].path)
-        assert bank.active == "t0"
-        assert off(base.predict(x, verbose=0), tasks["t3"].outputs) <= 1e-5
-        bank.active = None
+        with bank.using("t0"):
+            with bank.using("t1"):
+                got = base.predict(x, verbose=0)
+                assert off(got, tasks["t1"].outputs) <= 1e-5
+                refused(lambda: bank.unload("t0"), "'t0'", "using")
+                bank.load("t0", tasks["t3"].path)
+                with bank.using(None):
+                    assert off(call(base, x), tasks["t1"].outputs) > 1e-3
+            got = base.predict(x, verbose=0)
+            assert off(got, tasks["t3"].outputs) <= 1e-5
+
+
+def test_a_base_that_is_not_in_use_is_bare(base, x, tasks):
+    """To the bit: nothing of the slots is read."""
+    plain = call(base, x)
+    with served(base) as bank:
+        loaded(bank, tasks)
+        np.testing.assert_array_equal(call(base, x), plain)
+
+
+def test_active_says_what_took_its_place(base, tasks):
+    with served(base) as bank:
+        loaded(bank, tasks)
+        for act in (lambda: bank.active, lambda: setattr(bank, "active", "t0")):
+            with pytest.raises(AttributeError, match="using"):
+                act()
+
+
+def test_a_bank_is_not_detached_while_in_use(base, x, tasks):
+    with served(base) as bank:
+        loaded(bank, tasks)
+        with bank.using("t0"):
+            refused(bank.detach, "using")
+            got = base.predict(x, verbose=0)
+            assert off(got, tasks["t0"].outputs) <= 1e-5
+
+
+def test_what_is_in_use_is_not_unloaded_and_may_be_replaced(base, x, tasks):
+    with served(base) as bank:
+        loaded(bank, tasks)
+        with bank.using("t0"):
+            refused(lambda: bank.unload("t0"), "'t0'", "using")
+            assert "t0" in bank.names
+            bank.load("t0", tasks["t3"].path)
+            got = base.predict(x, verbose=0)
+            assert off(got, tasks["t3"].outputs) <= 1e-5
         bank.unload("t0")
         assert bank.names == ["t1", "t2", "t3"]
 
@@ -924,7 +989,7 @@ def test_a_call_keeps_the_contents_it_began_with(base, x, tasks, monkeypatch):
         assert len(bank._slots.resident) == 1
 
 
-def test_active_serves_generate_without_a_trace(tmp_path):
+def test_using_serves_generate_without_a_trace(tmp_path):
     base = gpt2()
     set_random(base.weights)
     base.compile(sampler="greedy")
@@ -957,13 +1022,14 @@ def test_active_serves_generate_without_a_trace(tmp_path):
         np.testing.assert_array_equal(generate(), plain)
         warm = len(calls)
         for name in ("a", "b", None, "b", "a"):
-            bank.active = name
-            np.testing.assert_array_equal(generate(), want.get(name, plain))
+            with bank.using(name):
+                got = generate()
+            np.testing.assert_array_equal(got, want.get(name, plain))
         if not TORCH:
             assert len(calls) == warm
         x = {k: np.concatenate([v, v]) for k, v in tokens().items()}
         bank.predict(x, adapter=["a", "b", None, "a"] * 2)
-        refused(lambda: setattr(bank, "active", "c"), "a, b")
+        refused(lambda: enter(bank.using("c")), "a, b")
 
 
 # The base is given back.
@@ -983,7 +1049,8 @@ def test_detach_gives_the_base_back(name, tmp_path):
     for number, task in enumerate(tasks):
         bank.load(f"t{number}", task.path)
     bank.predict(x, adapter=["t0", "t1", None, "t0"])
-    bank.active = "t1"
+    with bank.using("t1"):
+        call(base, x)
     assert bank.detach() is base
     before.assert_same(Facts(base))
     assert attributes == [sorted(vars(la)) for la in surgery.every_layer(base)]
@@ -1018,7 +1085,6 @@ def test_a_bank_that_fails_to_start_leaves_the_base_plain(base, monkeypatch):
 
 def test_a_detached_bank_says_so_and_does_nothing(base, x, tasks, tmp_path):
     bank = loaded(AdapterBank(base), tasks)
-    bank.active = "t0"
     folder = tmp_path / "bank"
     bank.save(folder)
     kept = sorted(p.name for p in folder.iterdir())
@@ -1029,9 +1095,8 @@ def test_a_detached_bank_says_so_and_does_nothing(base, x, tasks, tmp_path):
         lambda: bank.load("t0", tasks["t0"].path),
         lambda: bank.unload("t0"),
         lambda: bank.adapter_ids(["t0"]),
-        lambda: setattr(bank, "active", "t0"),
-        lambda: setattr(bank, "active", None),
-        lambda: bank.active,
+        lambda: enter(bank.using("t0")),
+        lambda: enter(bank.using(None)),
         lambda: bank.model,
         lambda: bank.summary(),
         lambda: bank.save(folder),

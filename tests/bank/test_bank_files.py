@@ -72,19 +72,13 @@ def test_a_restored_bank_answers_alike(base, x, tasks, tmp_path):
         copy = shutil.copy(tasks["t0"].path, tmp_path / "copy.safetensors")
         bank.load("t0", copy)
         os.remove(copy)
-        bank.active = "t1"
         bank.save(tmp_path / "bank")
     assert len(contents(tmp_path / "bank")) == 6
     again = AdapterBank.restore(base, tmp_path / "bank")
     try:
         assert again.names == list(tasks)
-        assert again.active == "t1"
-        assert off(base.predict(x, verbose=0), tasks["t1"].outputs) <= 1e-5
         got = again.predict(x, adapter=names)
-        again.active = None
         assert_rows(got, names, tasks, call(base, x))
-        again.save(tmp_path / "copy")
-        again.active = "t1"
         again.save(tmp_path / "copy")
     finally:
         again.detach()
@@ -95,7 +89,7 @@ def test_an_empty_bank_is_saved_too(base, tmp_path):
     with served(base, capacity=2) as bank:
         bank.save(tmp_path / "a" / "bank")
     again = AdapterBank.restore(base, tmp_path / "a" / "bank")
-    assert again.names == [] and again.active is None
+    assert again.names == []
     again.detach()
 
 
@@ -143,7 +137,7 @@ def test_an_index_from_elsewhere_removes_nothing(base, tasks, tmp_path):
             {"a": str(tmp_path / "above.txt")},
             ["notes.txt"],
         ):
-            index = {"format": 1, "adapters": files, "active": None}
+            index = {"format": 1, "adapters": files}
             index |= {"capacity": 8, "rank": None, "targets": None}
             (folder / "bank.json").write_text(json.dumps(index))
             bank.save(folder)
@@ -232,7 +226,6 @@ def test_a_folder_that_is_not_in_order_is_refused_whole(base, tasks, tmp_path):
     refused(lambda: AdapterBank.restore(base, folder), "bank.json")
     with served(base) as bank:
         loaded(bank, {name: tasks[name] for name in ("t0", "t1")})
-        bank.active = "t0"
         bank.save(folder)
     good = json.loads((folder / "bank.json").read_text())
     files = good["adapters"]
@@ -251,8 +244,6 @@ def test_a_folder_that_is_not_in_order_is_refused_whole(base, tasks, tmp_path):
         (broken(adapters={"../a": files["t0"]}), "../a"),
         (broken(adapters={"a": "../x", "b": "none"}), "'../x'", "none"),
         (broken(capacity=0, rank="x"), "capacity=0", "rank='x'"),
-        (broken(active="gone"), "'gone'", "t0, t1"),
-        (broken(active=["t0"]), "t0, t1"),
         (broken(targets=["no_such"]), "no_such"),
     ):
         refused(act, *words)
@@ -348,16 +339,16 @@ def test_an_exported_bank_runs_without_keras(base, x, tasks, tmp_path):
     names = ["t0", "head", None, "wide", "id:-1", "a.b-c_D", "id:99", "t2"]
     with served(base, capacity=2) as bank:
         loaded(bank, tasks)
-        bank.active = "t1"
         before = bank.predict(x, adapter="t2")
         weights = [v.path for v in base.weights]
         bank.export(tmp_path / "saved")
         assert weights == [v.path for v in base.weights]
         assert off(bank.predict(x, adapter="t2"), before) <= 1e-6
-        assert off(base.predict(x, verbose=0), tasks["t1"].outputs) <= 1e-5
+        with bank.using("t1"):
+            got = base.predict(x, verbose=0)
+        assert off(got, tasks["t1"].outputs) <= 1e-5
         refused(lambda: bank.export(tmp_path / "saved"), "there already")
         input_name = next(iter(feeds_names(bank)))
-        bank.active = None
         plain = call(base, x)
     assert not list(tmp_path.glob(".saved*"))
     got = run_without_keras(
