@@ -6,6 +6,9 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+LONG = "more than 64 bits"
+"""Python writes out no int of some thousand digits."""
+
 
 def is_int(value: Any) -> bool:
     """Whether a value is a whole number, Python's or NumPy's."""
@@ -21,11 +24,14 @@ def is_number(value: Any) -> bool:
     return abs(number) <= sys.float_info.max
 
 
-def positive_int(name: str, value: Any) -> list[str]:
-    """Says what keeps `value` from being an int above 0."""
-    if is_int(value) and value > 0:
+def positive_int(name: str, value: Any, most: int | None = None) -> list[str]:
+    """Says what keeps `value` from being an int above 0, and at most `most`."""
+    if is_int(value) and value > 0 and (most is None or value <= most):
         return []
-    return [f"`{name}` must be an int above 0. Received: {name}={value!r}"]
+    wanted = "an int above 0" if most is None else f"an int from 1 to {most:,}"
+    if is_int(value) and abs(value) > sys.maxsize:
+        return [f"`{name}` must be {wanted}. Received: one of {LONG}"]
+    return [f"`{name}` must be {wanted}. Received: {name}={value!r}"]
 
 
 def positive_number(name: str, value: Any) -> list[str]:

@@ -1,9 +1,14 @@
 """What tests of the core do to a model: fill its adapter, read its state."""
 
+import os
+import threading
+
 import keras
 import numpy as np
+import pytest
 from keras import ops
 
+from benchmarks.arena import is_own
 from keras_lora.methods.host import AdapterHost
 from keras_lora.model import surgery
 
@@ -31,6 +36,41 @@ def fill(model, scale=0.2, seed=1):
 def normal(*shape, seed=0, dtype="float32"):
     """Fixed numbers of a shape."""
     return np.random.default_rng(seed).normal(size=shape).astype(dtype)
+
+
+def ends(act, pipe):
+    """Runs `act`, which must not wait for somebody to write to a pipe.
+
+    Returns:
+        What it raised, or None.
+    """
+    found = []
+
+    def run():
+        try:
+            act()
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(30)
+    waited = thread.is_alive()
+    while thread.is_alive():  # whoever waits reads an empty file
+        os.close(os.open(pipe, os.O_RDWR | os.O_NONBLOCK))
+        thread.join(0.1)
+    assert not waited, "it waited for the pipe"
+    return found[0] if found else None
+
+
+def refused(act, *words):
+    """`act` ends in keras_lora's own error, which has the words."""
+    with pytest.raises(ValueError) as error:
+        act()
+    assert is_own(error.value), repr(error.value)
+    for word in words:
+        assert word in str(error.value), str(error.value)
+    assert len(str(error.value)) < 20_000
 
 
 def numpy_of(tensor):

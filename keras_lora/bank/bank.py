@@ -24,6 +24,7 @@ from keras_lora.bank.batches import (
 from keras_lora.bank.export import export
 from keras_lora.bank.folder import read_index, write_folder
 from keras_lora.bank.inputs import row_count, symbolic_inputs, with_ids
+from keras_lora.bank.memory import LARGEST_RANK, MOST_SLOTS
 from keras_lora.bank.probe import probe
 from keras_lora.bank.routing import Routed
 from keras_lora.bank.slots import Slots, declared_kinds
@@ -65,9 +66,9 @@ class AdapterBank:
         base: The built base the adapters were trained on. Until `detach` it
             is served and does not train: an outer model that is fitted trains
             its other layers only.
-        capacity: Int above 0: how many adapters sit in slots at once. More
-            may be loaded; one is brought in when it is asked for, and the
-            least recently used one makes room.
+        capacity: Int from 1 to 100,000: how many adapters sit in slots at
+            once. More may be loaded; one is brought in when it is asked for,
+            and the least recently used one makes room.
         rank: Largest rank to expect. Within it and `targets` nothing is
             traced again; growing past them traces once. None: as the loaded
             files need.
@@ -77,7 +78,8 @@ class AdapterBank:
     Raises:
         ValueError: The base is not built, is adapted or served already, or
             mixes the rows of a batch (the layer that does is named); a
-            setting is out of its range. The base is as it was.
+            setting is out of its range, or its slots would take more than
+            the machine's memory. The base is as it was.
 
     Example:
 
@@ -111,9 +113,9 @@ class AdapterBank:
     ) -> None:
         layers = structural_paths(base)
         problems = unbuilt(layers) + occupied(layers) + not_freezable(layers)
-        problems += positive_int("capacity", capacity)
+        problems += positive_int("capacity", capacity, MOST_SLOTS)
         if rank is not None:
-            problems += positive_int("rank", rank)
+            problems += positive_int("rank", rank, LARGEST_RANK)
         if targets is not None:
             problems += wrong_targets(targets)
         raise_if("AdapterBank was not made", problems)
@@ -217,7 +219,9 @@ class AdapterBank:
         Raises:
             ValueError: The file cannot be read or does not fit the base, or
                 trained something of the base itself (the weights are named),
-                or has a head that cannot be rebuilt. The bank is as it was.
+                or has a head that cannot be rebuilt, or the slots for it
+                would take more than the machine's memory. The bank is as it
+                was.
         """
         self._check_attached()
         adapter = read_adapter(name, path, self._served)

@@ -4,7 +4,8 @@ from collections import OrderedDict
 from typing import Any
 
 from keras_lora.bank.adapter import BankAdapter
-from keras_lora.bank.host import become_host, leave_bank
+from keras_lora.bank.host import become_host, leave_bank, stack_class
+from keras_lora.bank.memory import is_out_of_memory, stack_bytes, too_many_bytes
 from keras_lora.bank.routing import Switch
 from keras_lora.errors import raise_if
 from keras_lora.methods.lora import LORA, lora_class
@@ -56,14 +57,24 @@ class Slots:
         fresh = [path for path in grown if path not in self.hosts]
         made: list[tuple[Any, Stack]] = []
         try:
+            hosts = {
+                path: become_host(self.layers[path], self.switch)
+                for path in grown
+            }
+            raise_if("No slots were made", self._no_room(grown, hosts))
             for path, kind in grown.items():
-                host = become_host(self.layers[path], self.switch)
+                host = hosts[path]
                 made.append((host, host.new_stack(kind, self.count)))
-        except BaseException:
+        except BaseException as error:
             for host, stack in made:
                 host.drop_stack(stack)
             for path in fresh:
                 leave_bank(self.layers[path])
+            if is_out_of_memory(error):
+                raise ValueError(
+                    f"No slots were made: no memory for {self.count:,} on "
+                    f"{len(grown)} layers; a lower `capacity` takes less"
+                ) from error
             raise
         for host, stack in made:
             host.put_stack(stack)
@@ -72,6 +83,22 @@ class Slots:
             self.resident.clear()
             self.pin(self.pinned)
         return len(grown)
+
+    def _no_room(self, grown: dict[str, Kind], hosts: Layers) -> list[str]:
+        """Says whether stacks would take too much beside those there are."""
+        there = [
+            (stack, host)
+            for host in self.hosts.values()
+            for stack in host.stacks.values()
+        ]
+        new = [
+            (stack_class(kind.method)(kind, {}), hosts[path])
+            for path, kind in grown.items()
+        ]
+        needed = sum(
+            stack_bytes(stack, host, self.count) for stack, host in there + new
+        )
+        return too_many_bytes(needed, self.count)
 
     def pin(self, adapter: BankAdapter | None) -> None:
         """Makes an adapter that of plain calls; its slot stays its own.
