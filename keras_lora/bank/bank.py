@@ -22,7 +22,7 @@ from keras_lora.bank.batches import (
     spread,
 )
 from keras_lora.bank.export import export
-from keras_lora.bank.folder import read_index, write_folder
+from keras_lora.bank.folder import read_folder, write_folder
 from keras_lora.bank.inputs import row_count, symbolic_inputs, with_ids
 from keras_lora.bank.memory import LARGEST_RANK, MOST_SLOTS
 from keras_lora.bank.probe import probe
@@ -441,13 +441,16 @@ class AdapterBank:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a folder of adapter files and an index.
 
-        A crash in the middle leaves what the folder held before.
+        A crash in the middle leaves what the folder held before. Several
+        processes may save one folder; it is the bank of the last one, and
+        who restores it meanwhile gets one of theirs, whole.
 
         Args:
             path: The folder; it is made if need be.
 
         Raises:
-            ValueError: Something cannot be written.
+            ValueError: Something cannot be written, or others have been
+                saving the folder for a minute.
         """
         with self._attached():
             adapters = list(self._adapters.values())
@@ -470,7 +473,12 @@ class AdapterBank:
                 base is as it was.
         """
         folder = Path(path)
-        index = read_index(folder)
+        return read_folder(folder, lambda index: cls._made(base, folder, index))
+
+    @classmethod
+    def _made(
+        cls, base: Layer, folder: Path, index: dict[str, Any]
+    ) -> "AdapterBank":
         bank = cls(base, **{key: index[key] for key in DECLARED})
         try:
             for name, file in index["adapters"].items():

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +25,11 @@ from safetensors.numpy import save
 from keras_lora.errors import printable, raise_if, shorten
 from keras_lora.files.head_config import rebuild_head
 from keras_lora.files.record import too_deep, wrong_record, wrong_tensors
+from keras_lora.files.regular import open_regular
 
 FORMAT = 1
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+PAUSES = (0.001, 0.01, 0.05, 0.2, 0.5) if os.name == "nt" else ()
 METADATA_KEY = "keras_lora"
 MAX_BYTES = 16 << 30
 MAX_HEADER = 16 << 20
@@ -132,11 +135,10 @@ def inspect_adapter(path: str | os.PathLike[str]) -> AdapterInfo:
     path = Path(path)
     what = f"{path} was not read"
     try:
-        size = path.stat().st_size
+        with open_regular(path) as opened:
+            size = os.fstat(opened.fileno()).st_size
     except OSError as error:
-        raise ValueError(f"{what}: {error.strerror}") from error
-    if not path.is_file():
-        raise ValueError(f"{what}: it is no file")
+        raise_if(what, [str(error.strerror)])
     if size > MAX_BYTES:
         raise ValueError(f"{what}: {size:,} bytes are over {MAX_BYTES:,}")
     with _opened(path, what, "it is truncated or no safetensors file") as file:
@@ -161,7 +163,7 @@ def inspect_adapter(path: str | os.PathLike[str]) -> AdapterInfo:
 def _opened(path: str | Path, what: str, why: str) -> Iterator[Any]:
     """An open safetensors file, whose header is of a size to be read."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             length = int.from_bytes(file.read(8), "little")
         if length > MAX_HEADER:
             raise ValueError(f"a header of over {MAX_HEADER:,} bytes")
@@ -289,13 +291,24 @@ def write_whole(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+        _rename(name, path)
         _sync_folder(path.parent)
-    except OSError as error:
-        raise ValueError(f"{path} was not written: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # no path can have a NUL
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise_if(f"{path} was not written", [str(reason)])
     finally:
-        with contextlib.suppress(OSError):  # where it was renamed
+        with contextlib.suppress(OSError, ValueError):  # it was renamed
             os.unlink(name)
+
+
+def _rename(part: Path, path: Path) -> None:
+    """Renames; Windows refuses for as long as a reader has the old file."""
+    for pause in PAUSES:
+        try:
+            return os.replace(part, path)
+        except PermissionError:
+            time.sleep(pause)
+    os.replace(part, path)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_restored_bank_answers_alike(base, x, tasks, tmp_path):
         bank.load("t0", copy)
         os.remove(copy)
         bank.save(tmp_path / "bank")
-    assert len(contents(tmp_path / "bank")) == 6
+    assert len(contents(tmp_path / "bank")) == 7  # the index and a lock too
     again = AdapterBank.restore(base, tmp_path / "bank")
     try:
         assert again.names == list(tasks)

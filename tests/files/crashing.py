@@ -118,7 +118,7 @@ def base_and_models(folder):
     return base, model, saves
 
 
-def every_step(act, look, allowed, restore, every):
+def every_step(act, look, allowed, restore, every, after=lambda: None):
     """Kills `act` at each of its steps; counts what was found after each.
 
     Args:
@@ -127,6 +127,7 @@ def every_step(act, look, allowed, restore, every):
         allowed: The old and the new; anything else is an error.
         restore: Puts the old back.
         every: How many steps on the next one is.
+        after: Looks at what comes after a kill.
     """
     found = {"old": 0, "new": 0}
     step = 0
@@ -142,6 +143,7 @@ def every_step(act, look, allowed, restore, every):
             return found
         assert code == -signal.SIGKILL, code
         found["new" if now == allowed[1] else "old"] += 1
+        after()
         step += every
 
 
@@ -201,12 +203,15 @@ def bank_steps(folder, base, place, every):
     def look():
         return contents(place)
 
-    found = every_step(save, look, (old, new), restore, every)
-    # Saving goes on after a crash, and what is there can be served.
-    restore()
-    killed_at(40, save)
-    save()
-    assert contents(place) == new
+    def after():
+        """The next save waits for nobody, and nothing is left over."""
+        save()
+        assert contents(place) == new
+        index = bank_folder.read_index(place)["adapters"]
+        there = {file.name for file in place.iterdir()}
+        assert there == {"bank.json", "bank.lock", *index.values()}, there
+
+    found = every_step(save, look, (old, new), restore, every, after)
     names = bank.names
     bank.detach()
     again = keras_lora.AdapterBank.restore(base, place)

@@ -39,7 +39,7 @@ def test_a_killed_save_leaves_the_old_or_the_new_whole(tmp_path):
     assert process.returncode == 0, errors[-3000:]
     found = json.loads(output.splitlines()[-1])
     print(found)
-    for what, least in (("save_adapter", 80), ("bank.save", 500)):
+    for what, least in (("save_adapter", 70), ("bank.save", 500)):
         old, new = found[what]["old"], found[what]["new"]
         assert old and new, found
         assert old + new >= least // EVERY, found
