@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from keras_lora.files.format import inspect_adapter
+from keras_lora.files.regular import open_regular
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,6 +51,7 @@ def merge_files(base: Path, file: Path, output: Path) -> str:
         raise ValueError(f"{output}: the output must end in .keras")
     info = inspect_adapter(file)
     try:
+        open_regular(base).close()
         model = keras.saving.load_model(base, compile=False)
     except Exception as error:  # Keras raises what the config leads it to
         raise ValueError(f"{base} was not read: {error}") from error
