@@ -10,6 +10,8 @@ ROOT = str(Path(__file__).resolve().parents[1])
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
+from app.views.literal import literal  # noqa: E402
+
 PAGES = (
     (
         "switch",
@@ -45,7 +47,7 @@ PAGES = (
 
 st.set_page_config(
     page_title="keras_lora",
-    page_icon=":material/layers:",
+    page_icon=f"{ROOT}/app/icon.svg",
     layout="centered",
 )
 page = st.navigation(
@@ -61,5 +63,5 @@ page = st.navigation(
     ],
     position="top",
 )
-st.title(page.title)
+st.title(literal(page.title))
 page.run()

@@ -7,6 +7,7 @@ from app.serve import proofs
 from app.serve.limits import MAX_RANK, MAX_UPLOAD_MEGABYTES
 from app.serve.served import Served, methods_label, size_label
 from app.views import charts, picture, state
+from app.views.literal import file_name, literal
 
 TEXTS = [
     "A slow start, but the last half hour is worth every minute.",
@@ -70,7 +71,7 @@ def show_one(served: Served) -> None:
         st.download_button(
             "Download",
             served.file.read_bytes,
-            f"{served.title.lower().replace(' ', '-')}.safetensors",
+            file_name(served.title.lower()),
             "application/octet-stream",
             icon=":material/download:",
             on_click="ignore",
@@ -119,11 +120,11 @@ def check(served: Served) -> None:
             border=True,
         )
         st.metric("Adapted − base", charts.difference(proof.moved), border=True)
-    note = " A bottleneck cannot be merged." if proof.merged is None else ""
     st.caption(
         "The largest difference of any feature of two texts. The first two "
         "are the base untouched; the third is rounding; the last says how much "
-        f"the adapter changes.{note}"
+        "the adapter changes."
+        + (" A bottleneck cannot be merged." if proof.merged is None else "")
     )
 
 
@@ -154,13 +155,13 @@ def take_upload() -> None:
         try:
             served = state.shelf().add(file.getvalue(), file.name, given)
         except ValueError as error:
-            state.show_problem(error, "This adapter was not loaded")
+            state.show_problem(str(error), "This adapter was not loaded")
         else:
             st.session_state["loaded"] = served.title
             st.rerun()
     if title := st.session_state.pop("loaded", None):
         st.success(
-            f"“{title}” is in the bank: ask it on the page Switch.",
+            f"“{literal(title)}” is in the bank: ask it on the page Switch.",
             icon=":material/check_circle:",
         )
 

@@ -3,6 +3,7 @@
 import streamlit as st
 
 from app.views import docs
+from app.views.literal import literal
 
 CODE = """from keras_lora import AdapterBank, LoRAConfig, inject, save_adapter
 
@@ -64,7 +65,7 @@ title = st.selectbox(
 )
 if title is not None:
     with st.container(border=True):
-        st.markdown(f"### {title}")
+        st.markdown(f"### {literal(title)}")
         st.markdown(docs.text_of(pages[title]))
 st.caption(
     "All of it lies in the folder `docs/`; `mkdocs serve` shows it as a site."

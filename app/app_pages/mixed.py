@@ -33,7 +33,7 @@ def show(rows: list[tuple[str, str]], mixed: Mixed) -> None:
     with st.container(horizontal=True):
         st.metric("One pass", f"{mixed.together_ms:.0f} ms", border=True)
         st.metric(
-            f"{mixed.calls} calls, one an adapter",
+            f"{mixed.calls:d} calls, one an adapter",
             f"{mixed.apart_ms:.0f} ms",
             border=True,
         )
@@ -43,7 +43,7 @@ def show(rows: list[tuple[str, str]], mixed: Mixed) -> None:
             border=True,
         )
     st.caption(
-        f"{len(rows)} rows. The difference is between the heads' outputs; "
+        f"{len(rows):d} rows. The difference is between the heads' outputs; "
         "what there is comes from rounding in batches of another size. "
         "Times of this run, tokens included."
     )
@@ -101,7 +101,7 @@ if st.button(
     try:
         raise_if("Nothing was asked", row_problems(rows, titles))
     except ValueError as error:
-        state.show_problem(error, "The table cannot be answered")
+        state.show_problem(str(error), "The table cannot be answered")
     else:
         show(
             rows,

@@ -4,9 +4,11 @@ import streamlit as st
 
 from app.serve.answers import Answer
 from app.serve.limits import check_text
+from app.serve.messages import visible
 from app.serve.served import Served
 from app.texts.base import MAX_TOKENS
 from app.views import charts, state
+from app.views.literal import literal
 
 st.markdown(
     "One frozen base model answers every task. What a task learned is a small "
@@ -14,25 +16,35 @@ st.markdown(
 )
 service = state.service()
 adapters = state.need_adapters()
-titles = [served.title for served in adapters.values()]
-asked = st.query_params.get("task", titles[0])
-if asked not in titles:
+names = {served.title: name for name, served in adapters.items()}
+first = next(iter(names))
+asked = st.query_params.get("task", first)
+if asked not in names:
     st.warning(
-        f"There is no task “{asked[:60]}” here; {titles[0]} is shown.",
+        f"There is no task “{literal(asked[:60])}” here; {literal(first)} is "
+        "shown.",
         icon=":material/link_off:",
     )
+if st.session_state.get("task") not in adapters:
+    st.session_state["task"] = names.get(asked, names[first])
+
+
+def tell_address() -> None:
+    """The address names the task that was picked, to be shared."""
+    st.query_params["task"] = adapters[st.session_state["task"]].title
+
+
 name = st.pills(
     "Task",
     list(adapters),
-    default=next(iter(adapters)),
     required=True,
-    format_func=lambda name: adapters[name].title,
+    format_func=lambda name: literal(adapters[name].title),
     key="task",
-    bind="query-params",
+    on_change=tell_address,
 )
 served = adapters[name]
 if served.question:
-    st.caption(served.question)
+    st.caption(literal(served.question))
 
 
 def take_example() -> None:
@@ -62,25 +74,28 @@ def show_answer(served: Served, text: str) -> None:
 
 def show_shares(served: Served, values) -> None:
     best = int(values.argmax())
-    said = f"{served.labels[best]}, {values[best]:.1%}"
-    st.markdown(f"##### {said}")
-    st.altair_chart(charts.shares(served.labels, values), alt=said)
+    label, share = served.labels[best], f"{values[best]:.1%}"
+    st.markdown(f"##### {literal(label)}, {literal(share)}", anchors=False)
+    st.altair_chart(
+        charts.shares(served.labels, values), alt=f"{visible(label)}, {share}"
+    )
 
 
 def show_times(answer: Answer) -> None:
     with st.container(horizontal=True):
         st.metric("Switch", f"{answer.switch_ms:.2f} ms", border=True)
         st.metric("Prediction", f"{answer.call_ms:.0f} ms", border=True)
-        st.metric("Tokens read", answer.tokens, border=True)
-    where = (
-        "it was copied into a slot of the bank"
-        if answer.brought_in
-        else "it sat in a slot of the bank already"
-    )
+        st.metric("Tokens read", f"{answer.tokens:d}", border=True)
     st.caption(
         "Both were measured on the server for this very answer. Switch: the "
-        f"adapter found ({where}). Prediction: from the text to the "
-        "probabilities, tokens and head included."
+        "adapter found ("
+        + (
+            "it was copied into a slot of the bank"
+            if answer.brought_in
+            else "it sat in a slot of the bank already"
+        )
+        + "). Prediction: from the text to the probabilities, tokens and head "
+        "included."
     )
     if answer.tokens >= MAX_TOKENS:
         st.info(
@@ -96,13 +111,13 @@ if served.examples:
         key=f"example-{name}",
         on_change=take_example,
     )
-first = served.examples[0] if served.examples else "It was a good day."
-st.session_state.setdefault("text", first)
+start = served.examples[0] if served.examples else "It was a good day."
+st.session_state.setdefault("text", start)
 text = st.text_area("Text", key="text", height=90, persist_state="session")
 try:
     check_text(text)
 except ValueError as error:
-    state.show_problem(error, "This text cannot be answered")
+    state.show_problem(str(error), "This text cannot be answered")
 else:
     show_answer(served, text)
     if "accuracy" in served.results:
@@ -110,6 +125,6 @@ else:
         st.caption(
             f"On held-out texts this adapter is right in "
             f"{served.results['accuracy']:.1%}; "
-            + "; ".join(f"{k}: {v:.1%}" for k, v in baselines.items())
+            + literal("; ".join(f"{k}: {v:.1%}" for k, v in baselines.items()))
             + f". File: {served.info.bytes / 1e3:,.0f} kB."
         )

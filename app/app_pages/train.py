@@ -5,8 +5,10 @@ import streamlit as st
 from app.learn import estimate
 from app.learn.training import Settings
 from app.serve.csv_upload import read_labels, split_upload
+from app.serve.guests import shown_name
 from app.serve.job import Job
 from app.serve.limits import MAX_BOTTLENECK, MAX_RANK, MAX_UPLOAD_MEGABYTES
+from app.serve.messages import message_of
 from app.serve.served import title_of
 from app.serve.trainer import MOST_HELD_OUT, Busy, smaller
 from app.texts.data import Splits
@@ -69,13 +71,14 @@ def choose_texts() -> tuple[str, tuple[str, ...], Splits] | None:
                 "First line `text,label`, then a row a text: 40 to 5,000 rows."
             )
             return None
-        corpus, labels = read_labels(file.getvalue(), file.name)
-        title = file.name.rpartition(".")[0] or "own"
-        return title, labels, split_upload(corpus, labels)
+        corpus, labels = read_labels(file.getvalue(), file.name[:60])
+        return shown_name(file.name), labels, split_upload(corpus, labels)
     except FetchError as error:
-        state.show_problem(error, "These texts could not be fetched")
+        state.show_problem(
+            message_of(error), "These texts could not be fetched"
+        )
     except ValueError as error:
-        state.show_problem(error, "These texts cannot be learned from")
+        state.show_problem(str(error), "These texts cannot be learned from")
     return None
 
 
@@ -96,7 +99,7 @@ def choose_settings() -> Settings | None:
         width = left.slider("Bottleneck", 4, MAX_BOTTLENECK, 32, key="width")
         right.markdown(
             "A bottleneck sits after each feed-forward block: "
-            f"{len(service.bottlenecks)} layers."
+            f"{len(service.bottlenecks):d} layers."
         )
         return Settings(epochs=epochs, method=method, bottleneck=width)
     rank = left.slider("Rank", 1, MAX_RANK, 8, key="rank")
@@ -198,7 +201,7 @@ def set_up() -> None:
         try:
             run = trainer.start(Job(title, labels, splits, settings))
         except Busy as error:
-            state.show_problem(error, "Not started")
+            state.show_problem(str(error), "Not started")
         else:
             st.session_state["run"] = run
             st.rerun()
@@ -212,5 +215,5 @@ elif not run.done.is_set():
 elif run.outcome is not None:
     show_outcome(run, run.outcome)
 else:
-    st.error(run.error, title="Nothing was trained", icon=":material/error:")
+    state.show_problem(run.error, "Nothing was trained")
     st.button("Back", key="again", on_click=forget)

@@ -1,13 +1,13 @@
 """Adapters that visitors bring or train: checked, named apart, let go."""
 
-import re
 import secrets
 import threading
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import keras_lora
 from app.serve.limits import MAX_ADAPTER_BYTES, MAX_CLASSES, adapter_problems
+from app.serve.messages import visible
 from app.serve.served import Served
 from app.serve.service import Service
 from app.texts.tasks import TASKS
@@ -129,10 +129,11 @@ class Shelf:
 
 
 def shown_name(file_name: str) -> str:
-    """A file's name without folder and ending, fit to be shown."""
-    stem = PurePath(file_name.replace("\\", "/")).name
-    stem = stem.removesuffix(".safetensors")
-    return re.sub(r"[^\w .()-]", "", stem).strip(" .")[:40] or "adapter"
+    """A file's name without folder and ending, as much as there is room for."""
+    stem = visible(file_name.replace("\\", "/").rpartition("/")[2])
+    for ending in (".safetensors", ".csv"):
+        stem = stem.removesuffix(ending)
+    return stem.strip(" .")[:40] or "adapter"
 
 
 def default_labels(title: str, classes: int) -> tuple[str, ...]:

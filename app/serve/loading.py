@@ -2,6 +2,7 @@
 
 import threading
 
+from app.serve.messages import message_of
 from app.serve.service import Service, Source
 from app.serve.trainer import Trainer
 
@@ -46,7 +47,7 @@ class Loading:
         try:
             self.service = Service.start(self._source, self._tell)
         except Exception as error:
-            self.error = str(error) or type(error).__name__
+            self.error = message_of(error)
 
     def _tell(self, title: str, share: float) -> None:
         self.now = (title, min(1.0, max(0.0, share)))

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 import keras_lora
 from app.learn.shipped import RESULTS, SHIPPED
 from app.serve.limits import inner_sizes
+from app.serve.messages import message_of
 from app.texts.tasks import Task, get_task
 from keras_lora.files import AdapterInfo
 
@@ -101,7 +102,7 @@ def read_shipped(folder: Path) -> Shipped:
         try:
             found.append(_read_task(folder, task, results.get(task.name)))
         except ValueError as error:
-            problems[task.name] = str(error)
+            problems[task.name] = message_of(error)
     return Shipped(tuple(found), problems)
 
 
@@ -110,7 +111,7 @@ def _read_task(folder: Path, task: Task, results: Any) -> Served:
     if not file.is_file():
         raise ValueError(
             f"There is no adapter for {task.name} yet; "
-            f"`{SHIP} {task.name}` makes it."
+            f"“{SHIP} {task.name}” makes it."
         )
     return Served(
         name=task.name,

@@ -15,6 +15,7 @@ import keras_lora
 from app.learn.estimate import costs
 from app.serve.answers import Answer, Mixed
 from app.serve.limits import MAX_BOTTLENECK, MAX_RANK
+from app.serve.messages import message_of
 from app.serve.served import Served, Shipped, read_shipped
 from app.texts.base import MAX_TOKENS, Tokenizer, load_base, pad
 from app.texts.fetch import Progress
@@ -125,7 +126,7 @@ class Service:
                 self.bank.load(task.name, task.file)
                 self.check_classes(task)
             except ValueError as error:
-                problems[task.name] = str(error)
+                problems[task.name] = message_of(error)
                 continue
             probe = task.probe
             if probe and probe.kernel.shape[0] != self.base.output_shape[-1]:

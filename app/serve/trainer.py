@@ -15,6 +15,7 @@ from app.learn.baselines import bag_of_words, frozen_probe
 from app.learn.batches import predict_texts
 from app.learn.training import BAG_OF_WORDS, FROZEN_FEATURES, adapted_model, fit
 from app.serve.job import Job, Outcome, Point, Run
+from app.serve.messages import message_of
 from app.serve.served import softmax
 from app.serve.service import Source
 from app.texts.data import Split, Splits
@@ -76,7 +77,7 @@ class Trainer:
         except Stopped:
             run.error = "Stopped before the first step: nothing was trained."
         except Exception as error:
-            run.error = f"{error}" or type(error).__name__
+            run.error = message_of(error)
         finally:
             self.current = None
             self._lock.release()

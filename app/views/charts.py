@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from app.serve.job import Point
+from app.serve.messages import visible
 from app.views.picture import Cell
 
 INK = "#718096"
@@ -16,7 +17,7 @@ INK = "#718096"
 
 def shares(labels: Sequence[str], values: np.ndarray) -> alt.LayerChart:
     """Probabilities as horizontal bars with their number."""
-    table = pd.DataFrame({"label": list(labels), "share": values})
+    table = pd.DataFrame({"label": map(visible, labels), "share": values})
     base = alt.Chart(table).encode(
         y=alt.Y("label:N", sort=None, title=None, axis=alt.Axis(ticks=False)),
         x=alt.X(
@@ -65,8 +66,8 @@ def confusion(counts: np.ndarray, labels: Sequence[str]) -> alt.LayerChart:
     table = pd.DataFrame(
         [
             {"true": true, "given": given, "texts": int(counts[i, j])}
-            for i, true in enumerate(labels)
-            for j, given in enumerate(labels)
+            for i, true in enumerate(map(visible, labels))
+            for j, given in enumerate(map(visible, labels))
         ]
     )
     table["share"] = table["texts"] / table["texts"].clip(1).max()

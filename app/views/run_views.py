@@ -6,6 +6,7 @@ import streamlit as st
 from app.learn import estimate
 from app.serve.job import Outcome, Run
 from app.views import charts, state
+from app.views.literal import file_name, literal
 
 
 @st.fragment(run_every=1.0)
@@ -14,10 +15,12 @@ def watch(run: Run) -> None:
     if run.done.is_set():
         st.rerun()
     left = run.seconds_left
-    text = run.phase if left is None else f"{run.phase}: step {run.step} of "
+    text = run.phase
     if left is not None:
-        text += f"{run.steps}, about {estimate.duration(left)} left"
-    st.progress(run.step / run.steps if run.steps else 0.0, text=text)
+        text += f": step {run.step} of {run.steps}, about "
+        text += f"{estimate.duration(left)} left"
+    share = run.step / run.steps if run.steps else 0.0
+    st.progress(share, text=literal(text))
     st.button(
         "Stop and keep what is trained",
         icon=":material/stop:",
@@ -48,17 +51,17 @@ def show_outcome(run: Run, outcome: Outcome) -> None:
     """What a finished run came to, and what can be done with it."""
     how = "Stopped; what was trained is kept" if outcome.stopped else "Trained"
     st.success(
-        f"{run.step} of {run.steps} steps in "
+        f"{run.step:d} of {run.steps:d} steps in "
         f"{estimate.duration(outcome.seconds)}; {outcome.trainable:,} weights "
         f"trained ({outcome.share:.2%}); the file has "
         f"{len(outcome.file) / 1e3:,.0f} kB.",
-        title=f"{how}: {run.job.title}",
+        title=literal(f"{how}: {run.job.title}"),
         icon=":material/check_circle:",
     )
     with st.container(horizontal=True):
         st.metric("This adapter", f"{outcome.accuracy:.1%}", border=True)
         for name, accuracy in outcome.baselines.items():
-            st.metric(name, f"{accuracy:.1%}", border=True)
+            st.metric(literal(name), f"{accuracy:.1%}", border=True)
     st.caption(
         f"Accuracy on {int(outcome.confusion.sum()):,} held-out texts; the "
         "baselines learned from the same texts."
@@ -76,7 +79,7 @@ def show_outcome(run: Run, outcome: Outcome) -> None:
         st.download_button(
             "Download the adapter",
             outcome.file,
-            f"{run.job.title}.safetensors",
+            file_name(run.job.title),
             "application/octet-stream",
             icon=":material/download:",
             on_click="ignore",
@@ -131,11 +134,11 @@ def add(run: Run) -> None:
 
 def show_added() -> None:
     if error := st.session_state.pop("add-error", None):
-        st.error(error, title="Not added", icon=":material/error:")
+        state.show_problem(error, "Not added")
     if title := st.session_state.get("added"):
         st.info(
-            f"“{title}” can now be asked on the pages Switch and Mixed batch, "
-            "by you alone.",
+            f"“{literal(title)}” can now be asked on the pages Switch and "
+            "Mixed batch, by you alone.",
             icon=":material/check:",
         )
 

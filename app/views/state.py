@@ -9,6 +9,7 @@ from app.serve.served import Served
 from app.serve.service import Service
 from app.serve.trainer import Trainer
 from app.views.keras_state import keep_keras_state
+from app.views.literal import literal, literal_lines
 
 
 @st.cache_resource(show_spinner=False)
@@ -39,7 +40,7 @@ def service() -> Service:
             bar = st.progress(0.0)
             while not shared.wait(0.2):
                 title, share = shared.now
-                bar.progress(share, text=title)
+                bar.progress(share, text=literal(title))
         if shared.service is not None:
             st.rerun()
     _show_failure(shared)
@@ -47,10 +48,10 @@ def service() -> Service:
 
 
 def _show_failure(shared: Loading) -> None:
-    st.error(
+    show_problem(
         shared.error or "unknown",
-        title="The base model could not be loaded",
-        icon=":material/cloud_off:",
+        "The base model could not be loaded",
+        ":material/cloud_off:",
     )
     if st.button("Try again", icon=":material/refresh:", key="retry"):
         shared.begin()
@@ -92,12 +93,14 @@ def show_missing() -> None:
     problems = service().shipped.problems
     if problems:
         st.warning(
-            "\n".join(f"- {text}" for text in problems.values()),
-            title=f"{len(problems)} of the tasks cannot be asked",
+            literal_lines("\n".join(f"- {text}" for text in problems.values())),
+            title=f"{len(problems):d} of the tasks cannot be asked",
             icon=":material/warning:",
         )
 
 
-def show_problem(error: ValueError, title: str) -> None:
-    """An error of a visitor's making, in plain words."""
-    st.error(str(error), title=title, icon=":material/error:")
+def show_problem(
+    message: str, title: str, icon: str = ":material/error:"
+) -> None:
+    """What went wrong, as it is written."""
+    st.error(literal_lines(message), title=literal(title), icon=icon)

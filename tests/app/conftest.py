@@ -6,9 +6,17 @@ import sys
 import zipfile
 from pathlib import Path
 
+import keras
 import pytest
+import streamlit as st
 
+from app.serve import service as services
+from app.serve.csv_upload import read_labels, split_upload
+from app.serve.guests import Shelf
+from app.texts import tasks
 from app.texts.packages import Package
+from app.views import state
+from tests.app.tiny import csv_bytes, tiny_source
 
 
 class FakeIndex:
@@ -87,3 +95,43 @@ def tiny_service(tiny_folder):
     from tests.app.tiny import tiny_source
 
     return Service.start(tiny_source(tiny_folder))
+
+
+@pytest.fixture(scope="module")
+def tiny_demo(tiny_folder):
+    """The app on a small base, with a service of its own.
+
+    The app replaces Keras's `clear_session` once a process.
+    """
+    real, clear_session = services.REAL, keras.backend.clear_session
+    services.REAL = tiny_source(tiny_folder)
+    st.cache_resource.clear()
+    yield
+    services.REAL = real
+    keras.backend.clear_session = clear_session
+    st.cache_resource.clear()
+
+
+@pytest.fixture
+def own_shelf(monkeypatch):
+    """One shelf a test: to Streamlit all test drivers are one session."""
+    shelves = []
+
+    def shelf(service):
+        if not shelves:
+            shelves.append(Shelf(service))
+        return shelves[0]
+
+    monkeypatch.setattr(state, "_shelf", shelf)
+    yield shelves
+    for made in shelves:
+        made.close()
+
+
+@pytest.fixture
+def few_texts(monkeypatch):
+    """Tasks load a small corpus and need no network."""
+    st.cache_data.clear()
+    corpus, labels = read_labels(csv_bytes(120))
+    splits = split_upload(corpus, labels)
+    monkeypatch.setattr(tasks.Task, "load", lambda task, progress=None: splits)

@@ -190,9 +190,11 @@ def test_a_shelf_is_full_at_some_point(shelf, tmp_path):
     shelf.add(data, "more.safetensors")
 
 
-def test_names_for_people_hold_nothing_odd():
-    assert shown_name("../../etc/pa`ss<b>.safetensors") == "passb"
+def test_a_file_s_name_is_shown_without_folder_and_ending():
+    assert shown_name("../../etc/pa`ss<b>.safetensors") == "pa`ss<b>"
     assert shown_name("my words (2).safetensors") == "my words (2)"
+    assert shown_name("C:\\mine\\words.csv") == "words"
+    assert shown_name("a\u202e.safetensors") == r"a\u202e"
     assert shown_name(".safetensors") == "adapter"
     assert len(shown_name("x" * 999)) == 40
 

@@ -2,88 +2,31 @@
 
 import os
 import sys
-from pathlib import Path
 
 import keras
 import pytest
 import streamlit as st
-from streamlit.testing.v1 import AppTest
 
 from app.serve import service as services
-from app.serve.csv_upload import read_labels, split_upload
-from app.serve.guests import Shelf
 from app.texts import tasks
 from app.texts.fetch import FetchError
-from app.views import state
 from tests.app.conftest import main_kept
+from tests.app.driving import (
+    errors,
+    fine,
+    metrics,
+    open_page,
+    train_own,
+    upload,
+    wait_for_run,
+)
+from tests.app.outside import read
 from tests.app.tiny import adapter, csv_bytes, tiny_source
 from tests.elsewhere import new_process
 
-SCRIPT = str(Path(services.__file__).parents[1] / "streamlit_app.py")
 PAGES = ("switch", "mixed", "train", "adapters", "how")
 
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny_demo(tiny_folder):
-    """The app on a small base, with a service of its own.
-
-    The app replaces Keras's `clear_session` once a process.
-    """
-    real, clear_session = services.REAL, keras.backend.clear_session
-    services.REAL = tiny_source(tiny_folder)
-    st.cache_resource.clear()
-    yield
-    services.REAL = real
-    keras.backend.clear_session = clear_session
-    st.cache_resource.clear()
-
-
-@pytest.fixture(autouse=True)
-def own_shelf(monkeypatch):
-    """One shelf a test: to Streamlit all test drivers are one session."""
-    shelves = []
-
-    def shelf(service):
-        if not shelves:
-            shelves.append(Shelf(service))
-        return shelves[0]
-
-    monkeypatch.setattr(state, "_shelf", shelf)
-    yield
-    for made in shelves:
-        made.close()
-
-
-@pytest.fixture
-def few_texts(monkeypatch):
-    """Tasks load a small corpus and need no network."""
-    st.cache_data.clear()
-    corpus, labels = read_labels(csv_bytes(120))
-    splits = split_upload(corpus, labels)
-    monkeypatch.setattr(tasks.Task, "load", lambda task, progress=None: splits)
-
-
-def open_page(name="switch", **query):
-    app = AppTest.from_file(SCRIPT, default_timeout=120)
-    for key, value in query.items():
-        app.query_params[key] = value
-    app.run()
-    if name != "switch":
-        app.switch_page(f"app_pages/{name}.py").run()
-    return fine(app)
-
-
-def fine(app):
-    assert not app.exception, [e.value for e in app.exception]
-    return app
-
-
-def metrics(app):
-    return {metric.label: metric.value for metric in app.metric}
-
-
-def errors(app):
-    return " ".join(error.value for error in app.error)
+pytestmark = pytest.mark.usefixtures("tiny_demo", "own_shelf")
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -117,7 +60,7 @@ def test_the_address_picks_the_task():
 def test_an_address_with_no_such_task_says_so():
     app = open_page(task="no-such-task")
     assert app.pills(key="task").value == "movie-sentiment"
-    assert "no-such-task" in app.warning[0].value
+    assert "no-such-task" in read(app.warning[0].value)
 
 
 def test_an_example_becomes_the_text():
@@ -181,18 +124,6 @@ def test_bad_rows_get_a_message(edits, said):
     assert said in errors(app)
 
 
-def train_own(app, data, name="mine.csv"):
-    fine(app.selectbox(key="source").select("Your own CSV").run())
-    app.file_uploader(key="csv").upload(name, data)
-    return fine(app.run())
-
-
-def wait_for_run(app):
-    run = app.session_state["run"]
-    assert run.done.wait(120)
-    return fine(app.run())
-
-
 def test_an_own_csv_is_trained_added_and_asked(few_texts):
     app = train_own(open_page("train"), csv_bytes(80))
     fine(app.slider(key="rank").set_value(2).run())
@@ -203,10 +134,10 @@ def test_an_own_csv_is_trained_added_and_asked(few_texts):
     assert "This adapter" in metrics(app)
     assert "TF-IDF + logistic regression" in metrics(app)
     fine(app.button(key="add").click().run())
-    assert any("mine (own)" in info.value for info in app.info)
+    assert any("mine (own)" in read(info.value) for info in app.info)
     app.switch_page("app_pages/switch.py").run()
     own = [o for o in app.pills(key="task").options if "own" in o]
-    assert own == ["mine (own)"]
+    assert list(map(read, own)) == ["mine (own)"]
     app.switch_page("app_pages/train.py").run()
     fine(app.button(key="again").click().run())
     assert app.selectbox(key="source").value == "Your own CSV"
@@ -284,12 +215,6 @@ def test_the_adapters_page_lists_shows_and_checks():
     assert float(found["Adapted − base"]) > 1e-2
 
 
-def upload(app, data, name="mine.safetensors"):
-    app.file_uploader(key="adapter-file").upload(name, data)
-    fine(app.run())
-    return fine(app.button(key="load").click().run())
-
-
 def test_an_adapter_is_uploaded_and_removed(tmp_path):
     data = adapter(tmp_path / "a.safetensors", classes=3).read_bytes()
     app = open_page("adapters")
@@ -347,7 +272,7 @@ def test_no_adapters_at_all_is_told_with_the_command(monkeypatch, tmp_path):
     monkeypatch.setattr(services, "REAL", tiny_source(tmp_path))
     st.cache_resource.clear()
     app = open_page()
-    assert "python -m app.ship" in app.warning[0].value
+    assert "python -m app.ship" in read(app.warning[0].value)
     fine(app.switch_page("app_pages/adapters.py").run())
     assert "empty" in app.info[0].value
     monkeypatch.undo()
