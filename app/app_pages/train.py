@@ -29,7 +29,8 @@ TARGETS = {
 st.markdown(
     "An adapter trains with `model.fit`, as any Keras model; the base stays "
     "frozen. It trains on a copy of the base, so that other visitors' answers "
-    "go on meanwhile; one visitor trains at a time."
+    "go on meanwhile; one visitor trains at a time, and a closed page ends "
+    "its run."
 )
 service = state.service()
 trainer = state.trainer()
@@ -41,8 +42,8 @@ def task_splits(name: str) -> Splits:
 
 
 @st.cache_data(show_spinner=False, max_entries=16)
-def mean_tokens(_texts: list[str], key: str) -> float:
-    lengths = [len(row) for row in service.tokenizer.encode(_texts[:500])]
+def mean_tokens(texts: list[str]) -> float:
+    lengths = [len(row) for row in service.tokenizer.encode(texts)]
     return sum(lengths) / max(1, len(lengths))
 
 
@@ -153,10 +154,9 @@ def show_price(labels: tuple[str, ...], splits: Splits, s: Settings) -> None:
         len(labels),
         s,
     )
-    tokens = mean_tokens(splits.train.texts, f"{hash(splits.train.texts[0])}")
     seconds = estimate.training_seconds(
         service.seconds_per_token,
-        tokens,
+        mean_tokens(splits.train.texts[:500]),
         len(splits.train),
         len(splits.validation) + len(splits.test),
         s.epochs or 1,
@@ -199,7 +199,9 @@ def set_up() -> None:
         )
     if pressed:
         try:
-            run = trainer.start(Job(title, labels, splits, settings))
+            run = trainer.start(
+                Job(title, labels, splits, settings), state.still_here()
+            )
         except Busy as error:
             state.show_problem(str(error), "Not started")
         else:

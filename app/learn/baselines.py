@@ -1,5 +1,6 @@
 """What is reached without fine-tuning, on the same texts."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,11 +36,17 @@ class Probe:
 
 
 def frozen_probe(
-    base: keras.Model, splits: Splits, tokenizer: Tokenizer
+    base: keras.Model,
+    splits: Splits,
+    tokenizer: Tokenizer,
+    each: Callable[[], None] = lambda: None,
 ) -> Probe:
-    """A logistic regression on the frozen base's features."""
+    """A logistic regression on the frozen base's features.
+
+    `each` is called before each batch; what it raises ends the work.
+    """
     train, validation, test = (
-        predict_texts(base, part.texts, tokenizer)
+        predict_texts(base, part.texts, tokenizer, each=each)
         for part in (splits.train, splits.validation, splits.test)
     )
     accuracy, pipeline = _best(

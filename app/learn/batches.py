@@ -1,6 +1,6 @@
 """Batches of texts of like length, so that little of a batch is padding."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -108,17 +108,21 @@ def predict_texts(
     texts: Sequence[str],
     tokenizer: Tokenizer,
     batch_size: int = 32,
+    each: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
     """The model's output for each text, in the order of the texts.
+
+    `each` is called before each batch; what it raises ends the work.
 
     The model is called rather than asked to `predict`, which would compile
     it once for every length that occurs.
     """
     batches = Batches(texts, tokenizer, batch_size=batch_size)
-    outputs = [
-        keras.ops.convert_to_numpy(model(inputs, training=False))
-        for (inputs,) in (batches[i] for i in range(len(batches)))
-    ]
+    outputs = []
+    for (inputs,) in (batches[i] for i in range(len(batches))):
+        each()
+        output = model(inputs, training=False)
+        outputs.append(keras.ops.convert_to_numpy(output))
     in_order = np.empty((len(texts), *outputs[0].shape[1:]), outputs[0].dtype)
     in_order[batches.order] = np.concatenate(outputs)
     return in_order

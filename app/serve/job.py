@@ -88,9 +88,15 @@ class Run:
     began_fit: float | None = None
     done: threading.Event = field(default_factory=threading.Event)
     stopping: threading.Event = field(default_factory=threading.Event)
+    left: threading.Event = field(default_factory=threading.Event)
 
     def stop(self) -> None:
         """Ends the run after the step it is in; what was trained is kept."""
+        self.stopping.set()
+
+    def leave(self) -> None:
+        """Ends the run and keeps nothing: nobody waits for it any more."""
+        self.left.set()
         self.stopping.set()
 
     @property

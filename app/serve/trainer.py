@@ -20,6 +20,12 @@ from app.serve.served import softmax
 from app.serve.service import Source
 from app.texts.data import Split, Splits
 
+AWAY_SECONDS = 30.0
+"""How long a visitor may be gone, on a bad line, before a run is ended."""
+
+LOOK_SECONDS = 1.0
+"""How often it is looked whether the visitor is there."""
+
 MOST_HELD_OUT = 400
 """Validation and test texts that a run looks at, so that it ends soon."""
 
@@ -29,7 +35,7 @@ class Busy(ValueError):
 
 
 class Stopped(Exception):
-    """The run was stopped before its first step."""
+    """The run was stopped before its first step, or its visitor has left."""
 
 
 class Trainer:
@@ -44,8 +50,13 @@ class Trainer:
         self._lock = threading.Lock()
         self.current: Run | None = None
 
-    def start(self, job: Job) -> Run:
+    def start(self, job: Job, here: Callable[[], bool] = lambda: True) -> Run:
         """Starts a job in the background.
+
+        Args:
+            job: what is to be trained.
+            here: whether who started it is still there; where that is not so
+                for `AWAY_SECONDS`, the run ends and the next one may start.
 
         Raises:
             Busy: another one is running.
@@ -63,6 +74,9 @@ class Trainer:
         except BaseException:
             self._lock.release()
             raise
+        threading.Thread(
+            target=_mind, args=(run, here), name="minding", daemon=True
+        ).start()
         return run
 
     @property
@@ -75,13 +89,27 @@ class Trainer:
             run.outcome = _train(run, self._source)
             run.phase = "Done"
         except Stopped:
-            run.error = "Stopped before the first step: nothing was trained."
+            run.error = (
+                "Its page was closed: nothing was kept."
+                if run.left.is_set()
+                else "Stopped before the first step: nothing was trained."
+            )
         except Exception as error:
             run.error = message_of(error)
         finally:
             self.current = None
             self._lock.release()
             run.done.set()
+
+
+def _mind(run: Run, here: Callable[[], bool]) -> None:
+    """Ends a run whose visitor has left."""
+    seen = time.monotonic()
+    while not run.done.wait(LOOK_SECONDS):
+        if here():
+            seen = time.monotonic()
+        elif time.monotonic() - seen > AWAY_SECONDS:
+            return run.leave()
 
 
 def smaller(splits: Splits, train: int, seed: int = 0) -> Splits:
@@ -120,7 +148,9 @@ def _train(run: Run, source: Source) -> Outcome:
         raise Stopped
     run.phase = "Testing on held-out texts"
     test = job.splits.test
-    logits = predict_texts(model, test.texts, tokenizer)
+    logits = predict_texts(
+        model, test.texts, tokenizer, each=lambda: _end_if(run.left)
+    )
     given = logits.argmax(-1)
     return Outcome(
         accuracy=float(np.mean(given == test.labels)),
@@ -139,14 +169,20 @@ def _measure_baselines(run: Run, base: Any, tokenizer: Any) -> None:
     measures: dict[str, Callable[[], float]] = {
         BAG_OF_WORDS: lambda: bag_of_words(run.job.splits),
         FROZEN_FEATURES: lambda: (
-            frozen_probe(base, run.job.splits, tokenizer).accuracy
+            frozen_probe(
+                base, run.job.splits, tokenizer, lambda: _end_if(run.stopping)
+            ).accuracy
         ),
     }
     for name, measure in measures.items():
-        if run.stopping.is_set():
-            raise Stopped
+        _end_if(run.stopping)
         run.phase = f"Measuring the baseline: {name}"
         run.baselines[name] = measure()
+
+
+def _end_if(event: threading.Event) -> None:
+    if event.is_set():
+        raise Stopped
 
 
 class Watch(keras.callbacks.Callback):
@@ -157,15 +193,18 @@ class Watch(keras.callbacks.Callback):
         self._run = run
 
     def on_train_begin(self, logs: Any = None) -> None:
-        if self._run.stopping.is_set():
-            raise Stopped
+        _end_if(self._run.stopping)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._run.step += 1
         self._note("training", logs, "")
+        _end_if(self._run.left)
         if self._run.stopping.is_set():
             self._run.phase = "Stopping"
             self.model.stop_training = True
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        _end_if(self._run.left)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._note("validation", logs, "val_")

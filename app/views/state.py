@@ -1,6 +1,11 @@
 """What pages share: the service behind a cache, and the visitor's own."""
 
+from collections.abc import Callable
+from threading import Thread
+
 import streamlit as st
+from streamlit import runtime
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from app.serve import service as services
 from app.serve.guests import Shelf
@@ -61,7 +66,8 @@ def _show_failure(shared: Loading) -> None:
 @st.cache_resource(
     scope="session",
     show_spinner=False,
-    on_release=lambda shelf: shelf.close(),
+    # Streamlit's own thread must not wait for the bank.
+    on_release=lambda shelf: Thread(target=shelf.close).start(),
 )
 def _shelf(_service: Service) -> Shelf:
     return Shelf(_service)
@@ -70,6 +76,15 @@ def _shelf(_service: Service) -> Shelf:
 def shelf() -> Shelf:
     """This visitor's own adapters; unloaded when the session ends."""
     return _shelf(service())
+
+
+def still_here() -> Callable[[], bool]:
+    """Tells, from any thread, whether this visitor's page is open."""
+    context = get_script_run_ctx()
+    if context is None or not runtime.exists():
+        return lambda: True
+    server, session = runtime.get_instance(), context.session_id
+    return lambda: server.is_active_session(session)
 
 
 def adapters() -> dict[str, Served]:

@@ -2,13 +2,17 @@
 
 import os
 import sys
+from dataclasses import replace
 
 import keras
 import pytest
 import streamlit as st
 
+from app.learn import estimate
 from app.serve import service as services
+from app.serve.csv_upload import read_labels, split_upload
 from app.texts import tasks
+from app.texts.data import Split
 from app.texts.fetch import FetchError
 from tests.app.conftest import main_kept
 from tests.app.driving import (
@@ -296,3 +300,26 @@ def test_a_process_starts_after_a_page_was_run():
     assert sys.modules["__main__"] is main
     with new_process() as process:
         assert process.submit(os.getpid).result() != os.getpid()
+
+
+def test_the_estimate_is_of_all_texts_and_not_of_the_first(monkeypatch):
+    def splits_of(text):
+        corpus, labels = read_labels(csv_bytes(80))
+        splits = split_upload(corpus, labels)
+        texts = ["the same"] + [text] * (len(splits.train) - 1)
+        return replace(splits, train=Split(texts, splits.train.labels))
+
+    found = {"movie-sentiment": splits_of("word")}
+    found["tweet-sentiment"] = splits_of("word " * 60)
+    tokens = []
+
+    def seconds(per_token, mean, *others):
+        tokens.append(mean)
+        return 1.0
+
+    st.cache_data.clear()
+    monkeypatch.setattr(tasks.Task, "load", lambda task: found[task.name])
+    monkeypatch.setattr(estimate, "training_seconds", seconds)
+    app = open_page("train")
+    fine(app.selectbox(key="source").select("tweet-sentiment").run())
+    assert tokens[-1] > 10 * tokens[0]

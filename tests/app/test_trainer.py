@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 import keras_lora
+from app.learn import baselines
+from app.learn.batches import predict_texts
 from app.learn.training import BAG_OF_WORDS, FROZEN_FEATURES, Settings
+from app.serve import trainer as trainers
 from app.serve.csv_upload import read_labels, split_upload
 from app.serve.guests import Shelf
 from app.serve.job import Job
@@ -105,6 +108,64 @@ def test_stopping_keeps_what_was_trained(trainer):
     assert outcome.stopped
     assert 3 <= run.step < run.steps
     assert outcome.file and np.isfinite(outcome.accuracy)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """A visitor counts as gone at once."""
+    monkeypatch.setattr(trainers, "AWAY_SECONDS", 0.0)
+    monkeypatch.setattr(trainers, "LOOK_SECONDS", 0.01)
+
+
+def gone(run, trainer):
+    """The run has ended with nothing, and the next visitor may train."""
+    assert run.done.wait(PATIENCE)
+    assert run.outcome is None and "page was closed" in run.error
+    assert not trainer.busy
+    finished(trainer.start(job(epochs=1)))
+
+
+def test_a_run_ends_when_its_visitor_has_left(trainer, impatient):
+    page = threading.Event()
+    page.set()
+    run = trainer.start(job(rows=400, epochs=500), page.is_set)
+    while run.step < 3 and not run.done.is_set():
+        run.done.wait(0.05)
+    page.clear()
+    gone(run, trainer)
+    assert run.step < run.steps
+
+
+def test_a_run_whose_visitor_left_before_it_began_ends(impatient):
+    gate, trainer = gated()
+    run = trainer.start(job(), lambda: False)
+    assert run.left.wait(PATIENCE)
+    gate.open.set()
+    gone(run, trainer)
+
+
+@pytest.mark.parametrize("phase", ["Measuring", "Testing"])
+def test_a_run_ends_in_every_phase(trainer, monkeypatch, phase):
+    def leave(model, texts, tokenizer, each=lambda: None):
+        if run.phase.startswith(phase):
+            run.leave()
+        return predict_texts(model, texts, tokenizer, each=each)
+
+    for module in (baselines, trainers):
+        monkeypatch.setattr(module, "predict_texts", leave)
+    gate, trainer = gated()
+    run = trainer.start(job(epochs=1))
+    gate.open.set()
+    gone(run, trainer)
+    assert bool(run.step) == (phase == "Testing")
+
+
+def test_a_visitor_who_comes_back_in_time_finds_the_run(trainer, monkeypatch):
+    monkeypatch.setattr(trainers, "LOOK_SECONDS", 0.01)
+    away = iter([False] * 5)
+    run = trainer.start(job(epochs=1), lambda: next(away, True))
+    finished(run)
+    assert next(away, None) is None
 
 
 def test_a_run_that_fails_says_why_and_lets_the_next_one_in(tiny_folder):
