@@ -21,13 +21,15 @@ class Shelf:
     """One visitor's own adapters in the shared bank.
 
     Their names in the bank are random, so that no two visitors' files can
-    take each other's place; nobody else sees them.
+    take each other's place; nobody else sees them. All visitors together have
+    the service's `room`.
     """
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._served: dict[str, Served] = {}
         self._lock = threading.Lock()
+        self._closed = False
 
     @property
     def adapters(self) -> list[Served]:
@@ -57,23 +59,31 @@ class Shelf:
                 f"{MAX_ADAPTER_BYTES / 1e6:.0f} MB are taken"
             )
         with self._lock:
+            if self._closed:
+                problems.append("its visitor has left")
             if len(self._served) >= MOST:
                 problems.append(
                     f"you have {MOST} adapters here already: remove one first"
                 )
             raise_if(what, problems)
             name = f"guest-{secrets.token_hex(6)}"
+            full = self._service.room.take(name, len(data))
+            raise_if(what, [full] if full else [])
             file = self._service.folder / f"{name}.safetensors"
-            file.write_bytes(data)
             try:
-                served = self._load(name, title, file, labels, what)
-            except ValueError as error:
+                file.write_bytes(data)
+                self._served[name] = self._load(name, title, file, labels, what)
+            except BaseException as error:
                 file.unlink(missing_ok=True)
+                self._service.room.give_back(name)
+                if isinstance(error, OSError):
+                    raise_if(what, ["the server could not store it"])
+                if not isinstance(error, ValueError):
+                    raise
                 # The visitor knows the file by its own name.
                 text = str(error).replace(str(file), title)
                 raise ValueError(text.replace(repr(name), title)) from None
-            self._served[name] = served
-            return served
+            return self._served[name]
 
     def _own_title(self, title: str) -> str:
         """The title, with a number where it is taken."""
@@ -117,15 +127,21 @@ class Shelf:
     def remove(self, name: str) -> None:
         """Unloads one of this visitor's adapters; others are left alone."""
         with self._lock:
-            served = self._served.pop(name, None)
-            if served is not None:
-                self._service.bank.unload(name)
-                served.file.unlink(missing_ok=True)
+            self._remove(name)
 
     def close(self) -> None:
-        """Unloads them all, when the visitor has left."""
-        for name in list(self._served):
-            self.remove(name)
+        """Unloads them all, when the visitor has left; none is added then."""
+        with self._lock:
+            self._closed = True
+            for name in list(self._served):
+                self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        served = self._served.pop(name, None)
+        if served is not None:
+            self._service.bank.unload(name)
+            served.file.unlink(missing_ok=True)
+            self._service.room.give_back(name)
 
 
 def shown_name(file_name: str) -> str:

@@ -16,6 +16,12 @@ MAX_BOTTLENECK = 64
 MAX_CLASSES = 20
 
 MAX_ADAPTER_BYTES = 8_000_000
+MAX_GUESTS = 40
+"""Adapters of all visitors together."""
+
+MAX_GUEST_BYTES = 100_000_000
+"""Of those files; the bank takes about as much memory again."""
+
 MAX_CSV_BYTES = 4_000_000
 MAX_UPLOAD_MEGABYTES = 8
 """What the file dialogs take; `.streamlit/config.toml` says the same."""

@@ -1,10 +1,9 @@
 """The shared part of the demo: one base, one bank, answers from any thread."""
 
 import secrets
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,10 @@ import numpy as np
 import keras_lora
 from app.learn.estimate import costs
 from app.serve.answers import Answer, Mixed
+from app.serve.folder import OwnFolder
 from app.serve.limits import MAX_BOTTLENECK, MAX_RANK
 from app.serve.messages import message_of
+from app.serve.room import Room
 from app.serve.served import Served, Shipped, read_shipped
 from app.texts.base import MAX_TOKENS, Tokenizer, load_base, pad
 from app.texts.fetch import Progress
@@ -55,11 +56,12 @@ class Service:
         source: where everything came from; copies of the base come from it.
         base, tokenizer, bank: what answers.
         shipped: the tasks that came with the demo.
-        folder: for visitors' files.
+        own_folder: for visitors' files.
         low_rank, bottlenecks: the layers that an adapter of each kind may sit
             on, with the weights that rank 1, or width 1, takes there.
         parameters: weights of the base.
         seconds_per_token: of the forward pass, measured at the start.
+        room: what visitors' adapters may take together.
     """
 
     source: Source
@@ -67,11 +69,17 @@ class Service:
     tokenizer: Any
     bank: keras_lora.AdapterBank
     shipped: Shipped
-    folder: Path
+    own_folder: OwnFolder
     low_rank: dict[str, int]
     bottlenecks: dict[str, int]
     parameters: int
     seconds_per_token: float = 0.0
+    room: Room = field(default_factory=Room)
+
+    @property
+    def folder(self) -> Path:
+        """Where visitors' files lie."""
+        return self.own_folder.path
 
     @classmethod
     def start(
@@ -89,7 +97,8 @@ class Service:
         tell = progress or (lambda title, share: None)
         base = source.load_base(progress)
         tokenizer = source.make_tokenizer(progress)
-        folder = Path(tempfile.mkdtemp(prefix="keras_lora-demo-"))
+        own_folder = OwnFolder()
+        folder = own_folder.path
         tell("Opening the bank", 0.0)
         paths, parameters = keras_lora.find_targets(base), base.count_params()
         unit = costs(_blank(base, folder, keras_lora.LoRAConfig(rank=1)))
@@ -103,13 +112,15 @@ class Service:
         # so that no upload makes the bank trace its functions anew.
         bank.load("room", room.path)
         bank.unload("room")
+        for file in folder.glob("blank-*"):
+            file.unlink()
         service = cls(
             source=source,
             base=base,
             tokenizer=tokenizer,
             bank=bank,
             shipped=Shipped((), {}),
-            folder=folder,
+            own_folder=own_folder,
             low_rank={path: unit[path] for path in paths},
             bottlenecks=costs(narrow),
             parameters=parameters,

@@ -1,5 +1,7 @@
 """Visitors' adapters: checked, apart from others', and gone afterwards."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import pytest
 import keras_lora
 from app.serve.guests import MOST, Shelf, default_labels, shown_name
 from app.serve.limits import MAX_ADAPTER_BYTES, MAX_RANK
+from app.serve.room import Room
 from tests.app.tiny import adapter, tiny_base
 
 TEXT = "a text to tell apart"
@@ -84,6 +87,72 @@ def test_a_visitor_who_leaves_leaves_nothing(tiny_service, tmp_path):
     shelf.close()
     assert tiny_service.bank.names == names
     assert set(tiny_service.folder.iterdir()) == files
+
+
+def full_disk(path, data):
+    """A write that ends in the middle, as on a full disk."""
+    with path.open("wb") as file:
+        file.write(data[: len(data) // 2])
+    raise OSError(28, "No space left on device", str(path))
+
+
+def out_of_memory(*args):
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("where", "fails", "raised"),
+    [
+        ((Path, "write_bytes"), full_disk, ValueError),
+        ((keras_lora.AdapterBank, "load"), out_of_memory, MemoryError),
+    ],
+)
+def test_what_fails_half_way_leaves_no_file_and_takes_no_room(
+    shelf, tiny_service, tmp_path, monkeypatch, where, fails, raised
+):
+    data = data_of(tmp_path)
+    files = set(tiny_service.folder.iterdir())
+    names = tiny_service.bank.names
+    monkeypatch.setattr(tiny_service, "room", Room(most=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(*where, fails)
+        with pytest.raises(raised) as error:
+            shelf.add(data, "a.safetensors")
+    assert str(tiny_service.folder) not in str(error.value)
+    assert set(tiny_service.folder.iterdir()) == files
+    assert tiny_service.bank.names == names and not shelf.adapters
+    shelf.add(data, "a.safetensors")
+
+
+@pytest.mark.parametrize("room", ["most", "bytes"])
+def test_all_visitors_together_have_so_much_room(
+    tiny_service, tmp_path, monkeypatch, room
+):
+    data = data_of(tmp_path)
+    full = {"most": {"most": 2}, "bytes": {"most_bytes": 2 * len(data) + 9}}
+    monkeypatch.setattr(tiny_service, "room", Room(**full[room]))
+    first, second, third = (Shelf(tiny_service) for _ in range(3))
+    first.add(data, "a.safetensors")
+    second.add(data, "b.safetensors")
+    names = tiny_service.bank.names
+    with pytest.raises(ValueError, match="no room now: 2 adapters of visitors"):
+        third.add(data, "c.safetensors")
+    assert tiny_service.bank.names == names
+    # Who leaves makes room.
+    first.close()
+    third.add(data, "c.safetensors")
+    for shelf in (second, third):
+        shelf.close()
+
+
+def test_nothing_is_kept_for_a_visitor_who_left(tiny_service, tmp_path):
+    """Streamlit may close the shelf while an upload is on its way."""
+    names = tiny_service.bank.names
+    shelf = Shelf(tiny_service)
+    shelf.close()
+    with pytest.raises(ValueError, match="its visitor has left"):
+        shelf.add(data_of(tmp_path), "a.safetensors")
+    assert tiny_service.bank.names == names
 
 
 def headless(path):

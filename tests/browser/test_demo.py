@@ -2,12 +2,14 @@
 
 import os
 import re
+import time
 
 import pytest
 
 import keras_lora
-from tests.app.tiny import csv_bytes
+from tests.app.tiny import adapter, csv_bytes
 from tests.browser import driving
+from tests.browser.conftest import server
 
 pytestmark = pytest.mark.browser
 
@@ -88,6 +90,51 @@ def test_a_run_is_stopped_and_kept(tiny_demo, page, tmp_path):
     driving.press(page, "Stop and keep what is trained")
     page.get_by_role("button", name="Add to the bank").wait_for()
     assert page.get_by_text("Stopped; what was trained is kept").count()
+
+
+def test_a_run_ends_when_its_page_is_closed(tiny_demo, browser, tmp_path):
+    csv = tmp_path / "slow.csv"
+    csv.write_bytes(csv_bytes(4000))
+    first, second = (browser.new_context().new_page() for _ in range(2))
+    for page in (first, second):
+        page.set_default_timeout(driving.PATIENCE)
+        driving.start_own(page, tiny_demo, csv, most=True)
+    second.get_by_text("Someone else is training").first.wait_for()
+    first.get_by_test_id("stVegaLiteChart").first.wait_for()
+    first.context.close()
+    stop = second.get_by_role("button", name="Stop and keep")
+    for _ in range(10):
+        second.wait_for_timeout(1500)
+        driving.press(second, "Start training")
+        driving.idle(second)
+        if stop.count():
+            break
+    assert stop.count()
+    second.context.close()
+
+
+def test_a_visitor_and_the_server_leave_no_files(
+    tiny_folder, browser, tmp_path, monkeypatch
+):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    file = adapter(tmp_path / "mine.safetensors")
+    with server(tmp_path / "log", tiny_folder) as address:
+        page = browser.new_context().new_page()
+        driving.open_page(page, address, "adapters")
+        driving.hand_in(page, file)
+        driving.press(page, "Load it")
+        page.get_by_text("is in the bank").wait_for()
+        (folder,) = temporary.glob("keras_lora-demo-*")
+        assert list(folder.glob("guest-*"))
+        page.context.close()
+        for _ in range(100):
+            if not list(folder.glob("guest-*")):
+                break
+            time.sleep(0.1)
+        assert not list(folder.glob("guest-*")) and folder.exists()
+    assert not folder.exists()
 
 
 def test_a_file_of_a_gigabyte_is_refused_at_once(tiny_demo, page, tmp_path):
