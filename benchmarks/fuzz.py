@@ -7,6 +7,11 @@ Good files are changed in seeded ways (`benchmarks/hostile.py`) and given to
 in a clean load or in keras_lora's own `ValueError`; after a refusal the model
 or bank is the same to the bit. Anything else is a finding, and its bytes are
 kept.
+
+    python -m benchmarks.fuzz --costs 1000
+
+Random heads of hostile sizes; what each door takes is measured instead
+(`benchmarks/costs.py`).
 """
 
 import argparse
@@ -24,6 +29,7 @@ import psutil
 
 from benchmarks import hostile, odd_parts
 from benchmarks.arena import GOOD, Arena, Finding
+from benchmarks.costs import fuzz_costs
 
 MEGABYTE = 1 << 20
 
@@ -98,7 +104,10 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the result here")
     parser.add_argument("--findings", default="fuzz-findings")
+    parser.add_argument("--costs", type=int, help="heads to measure instead")
     options = parser.parse_args()
+    if options.costs:
+        return report(fuzz_costs(options.costs, options.seed), options.json)
     process = psutil.Process()
     problems = []
     with tempfile.TemporaryDirectory() as folder:
@@ -134,8 +143,6 @@ def main():
         if door == "inspect_adapter"
     )
     result = {
-        "backend": keras.backend.backend(),
-        "keras": keras.__version__,
         "inputs": inputs,
         "calls": sum(arena.outcomes.values()),
         "seconds": round(time.monotonic() - began),
@@ -147,11 +154,17 @@ def main():
         "peak_memory_mb": round(peak / MEGABYTE),
         "peak_memory_mb_with_extremes": round(extreme_peak / MEGABYTE),
     }
-    text = json.dumps(result, indent=1)
-    if options.json:
-        options.json.write_text(text + "\n")
+    return report(result, options.json)
+
+
+def report(result, file):
+    """Prints and writes a result; whether it has findings."""
+    versions = {"backend": keras.backend.backend(), "keras": keras.__version__}
+    text = json.dumps({**versions, **result}, indent=1)
+    if file:
+        file.write_text(text + "\n")
     print(text)
-    return bool(problems)
+    return bool(result["findings"])
 
 
 if __name__ == "__main__":

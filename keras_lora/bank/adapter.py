@@ -9,12 +9,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lora.bank.head import head_misfits, run_head
+from keras_lora.bank.head import head_misfits, output_shape, run_head
 from keras_lora.bank.host import BankHost, stack_class
 from keras_lora.bank.watch import Unfit
 from keras_lora.errors import raise_if, shorten
 from keras_lora.files.format import AdapterInfo, inspect_adapter, read_tensors
-from keras_lora.files.head_config import rebuild_head
+from keras_lora.files.head_config import rebuild_head, wrong_head
 from keras_lora.files.match import misfits_of
 from keras_lora.methods import METHODS
 from keras_lora.methods.method import Method, Widths
@@ -44,6 +44,7 @@ class BankAdapter:
     tensors: Arrays
     kinds: dict[str, Kind]
     head: Any
+    _afforded: set[Any] = field(default_factory=set, repr=False)
 
     @property
     def bytes(self) -> int:
@@ -93,7 +94,18 @@ class BankAdapter:
         assert self.info.head is not None
         y = keras.tree.flatten(features)[self.info.head["input"]]
         y = ops.convert_to_tensor(y)
+        self._check_cost(tuple(y.shape))
         return ops.convert_to_numpy(run_head(self.head.layers, y))
+
+    def _check_cost(self, shape: tuple[int, ...]) -> None:
+        """Refuses what the head would cost at lengths that a call brings."""
+        if shape[1:] in self._afforded:
+            return
+        assert self.info.head is not None
+        shapes = {key: size for key, (_, size) in self.info.tensors.items()}
+        problems = wrong_head(self.info.head, shapes, shape)
+        raise_if(f"The head of {self.name!r} was not run", problems)
+        self._afforded.add(shape[1:])
 
 
 @dataclass(frozen=True)
@@ -157,7 +169,8 @@ def read_adapter(
     tensors = read_tensors(info)
     head = None
     if info.head is not None:
-        head = rebuild_head(info.head, info.path, tensors)
+        given = output_shape(base.outputs, info.head["input"])
+        head = rebuild_head(info.head, info.path, tensors, given)
         raise_if(what, head_misfits(info.head, head.layers, base.outputs))
     kinds = {
         path: stack_class(settings["method"]).kind_of(settings)

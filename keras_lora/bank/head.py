@@ -1,15 +1,24 @@
 """Whether a stored head goes on a base's output, row by row."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from keras import ops
 
+from keras_lora.files.head_cost import LENGTH
 from keras_lora.model.surgery import Layer
 
-LENGTHS = (64, 512)
+LENGTHS = (64, LENGTH)
 """What an axis of unknown length is tried with: poolings need some."""
+MOST_TRIED = 1 << 22
+"""Numbers a row, past which the longer one is not tried."""
+
+
+def output_shape(outputs: list[Any], number: int) -> Any:
+    """The shape of one of a base's outputs, or None where there is none."""
+    return outputs[number].shape if 0 <= number < len(outputs) else None
 
 
 def head_misfits(
@@ -26,22 +35,28 @@ def head_misfits(
             f"{len(outputs)}"
         ]
     y = outputs[number]
-    for entry, layer in zip(record["layers"], layers, strict=True):
+    for n, (entry, layer) in enumerate(
+        zip(record["layers"], layers, strict=True)
+    ):
+        where = f"its head's layer {n} ({entry['class']})"
         built = entry["input_shape"]
         if built is not None and not same_shape(built, y.shape):
             return [
-                f"its head's {entry['class']} takes shape {tuple(built)} and "
-                f"would get {y.shape}"
+                f"{where} takes shape {tuple(built)} and would get {y.shape}"
             ]
         try:
             y = layer.compute_output_spec(y)
         except Exception as error:
-            return [f"its head's {entry['class']} does not fit: {error}"]
-    problems = []
+            return [f"{where} does not fit: {error}"]
+    problems: list[str] = []
+    open_axes = outputs[number].shape[1:].count(None)
+    known = math.prod(n for n in outputs[number].shape[1:] if n is not None)
     for length in LENGTHS:
+        if problems and length**open_axes * known > MOST_TRIED:
+            break
         problems = rows_meet(layers, outputs[number], length)
-        if not problems or None not in outputs[number].shape[1:]:
-            return problems
+        if not problems or not open_axes:
+            break
     return problems
 
 
@@ -58,15 +73,21 @@ def rows_meet(layers: list[Layer], spec: Any, length: int) -> list[str]:
     if "float" in str(spec.dtype):
         others.append(np.full_like(row, np.nan))
     found = set()
-    try:
-        for other in others:
-            y = run_head(layers, ops.cast(np.stack([row, other]), spec.dtype))
-            y = ops.convert_to_numpy(ops.cast(y, "float32"))
-            if len(y) != 2 or not np.isfinite(y[0]).all():
-                return ["its head gives no number a row"]
-            found.add(y[0].tobytes())
-    except Exception as error:
-        return [f"its head does not run: {error}"]
+    for other in others:
+        y = ops.cast(np.stack([row, other]), spec.dtype)
+        for number, layer in enumerate(layers):
+            try:
+                y = run_head([layer], y)
+            except Exception as error:
+                kind = type(layer).__name__
+                return [
+                    f"its head does not run: layer {number} ({kind}) on shape "
+                    f"{tuple(y.shape)}: {error}"
+                ]
+        y = ops.convert_to_numpy(ops.cast(y, "float32"))
+        if len(y) != 2 or not np.isfinite(y[0]).all():
+            return ["its head gives no number a row"]
+        found.add(y[0].tobytes())
     if len(found) > 1:
         return ["its head mixes the rows of a batch"]
     return []

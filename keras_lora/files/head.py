@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_lora.files.head_config import layer_config
+from keras_lora.files.head_config import layer_config, wrong_head
 from keras_lora.files.record import HEAD, MOST_HEAD_LAYERS
 from keras_lora.model import surgery
 from keras_lora.model.paths import (
@@ -31,7 +31,7 @@ class Head:
         return [type(layer).__name__ for layer in self.layers]
 
     def config(self) -> dict[str, Any] | None:
-        """As it stands in a file, or None where a layer is not plain."""
+        """As it stands in a file, or None where no reader would build it."""
         names = sibling_names(list(self.layers))
         configs = [
             layer_config(layer, name)
@@ -39,7 +39,9 @@ class Head:
         ]
         if None in configs or len(configs) > MOST_HEAD_LAYERS:
             return None
-        return {"input": self.input, "layers": configs}
+        head = {"input": self.input, "layers": configs}
+        shapes = {k: tuple(v.shape) for k, v in self.variables().items()}
+        return None if wrong_head(head, shapes) else head
 
     def variables(self) -> dict[str, Any]:
         """Its variables, by their key in a file."""

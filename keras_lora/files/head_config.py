@@ -3,12 +3,14 @@
 Layers are made by name from an allow-list; nothing is imported or run.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_lora.errors import LONGEST, printable, raise_if
+from keras_lora.files.head_cost import head_problems
 from keras_lora.files.record import HEAD
 from keras_lora.model import surgery
 from keras_lora.model.checks import differing
@@ -95,37 +97,62 @@ def is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def rebuild_head(
-    head: dict[str, Any] | None, path: str, tensors: dict[str, Any]
-) -> Any:
-    """Builds a head as it stands in the file at `path`, with its weights."""
-    what = f"The head of {path} was not built"
-    if head is None:
-        raise ValueError(f"{what}: the file holds no head that can be rebuilt")
+def wrong_head(
+    head: dict[str, Any],
+    shapes: dict[str, tuple[int, ...]],
+    base: Sequence[int | None] | None = None,
+) -> list[str]:
+    """Says why a head in a file is not built; nothing of it is, for that.
+
+    Args:
+        head: As it stands in the record.
+        shapes: The shape of each tensor of the file, by key.
+        base: The shape of the base's output that it goes on, if known.
+    """
     problems = []
     for number, entry in enumerate(head["layers"]):
+        where = f"layer {number}"
         if plain_class(entry["class"]) is None:
-            problems.append(
-                f"layer {number}: {entry['class']!r} is not allowed"
-            )
+            problems.append(f"{where}: {entry['class']!r} is not allowed")
         if not is_plain(list(entry["config"].values())):
-            problems.append(f"layer {number}: its config is not plain")
+            problems.append(f"{where}: its config is not plain")
         problems += [
-            f"layer {number}: its config has {key!r}, which no head needs"
+            f"{where}: its config has {key!r}, which no head needs"
             for key in entry["config"]
             if key.endswith(LEFT_OUT)
         ]
-    raise_if(what, problems)
+    own = {k: s for k, s in shapes.items() if k.startswith(HEAD + "/")}
+    return problems or head_problems(head, own, base)
+
+
+def rebuild_head(
+    head: dict[str, Any] | None,
+    path: str,
+    tensors: dict[str, Any],
+    base: Sequence[int | None] | None = None,
+) -> Any:
+    """Builds a head as it stands in the file at `path`, with its weights.
+
+    The shape of the base's output, where it is known, says what the head may
+    cost; else the head's own first input shape does.
+    """
+    what = f"The head of {path} was not built"
+    if head is None:
+        raise ValueError(f"{what}: the file holds no head that can be rebuilt")
+    shapes = {key: value.shape for key, value in tensors.items()}
+    raise_if(what, wrong_head(head, shapes, base))
+    layers = []
+    where = ""
     try:
-        layers = [
-            build_layer(entry, number, tensors)
-            for number, entry in enumerate(head["layers"])
-        ]
+        for number, entry in enumerate(head["layers"]):
+            where = f"layer {number} ({entry['class']}): "
+            layers.append(build_layer(entry, number, tensors))
+        where = ""
         built = keras.Sequential(layers)
         if head["layers"] and head["layers"][0]["input_shape"]:
-            built.build(tuple(head["layers"][0]["input_shape"]))
+            built.build((None, *head["layers"][0]["input_shape"][1:]))
     except Exception as error:  # whatever Keras makes of a forged config
-        message = printable(str(error))[:LONGEST]
+        message = printable(f"{where}{error}")[:LONGEST]
         raise ValueError(f"{what}: {message}") from error
     return built
 
@@ -142,11 +169,11 @@ def build_layer(
         if key.startswith(prefix)
     }
     if entry["input_shape"] is not None:
-        build_as(layer, tuple(entry["input_shape"]), values)
+        build_as(layer, (None, *entry["input_shape"][1:]), values)
     own = own_variables(layer)
     problems = differing(own, values)
     if problems:
-        raise ValueError(f"layer {number}: {'; '.join(problems)}")
+        raise ValueError("; ".join(problems))
     for name, variable in own.items():
         variable.assign(values[name])
     return layer

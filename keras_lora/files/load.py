@@ -8,9 +8,11 @@ import numpy as np
 from keras_lora.errors import raise_if, shorten
 from keras_lora.files.format import AdapterInfo, inspect_adapter, read_tensors
 from keras_lora.files.head import Head, find_head
+from keras_lora.files.head_config import wrong_head
 from keras_lora.files.match import find_base, misfits_of, wrong_base
 from keras_lora.files.record import HEAD, OUTSIDE
 from keras_lora.files.save import Outside, trained_outside, trained_variables
+from keras_lora.model import surgery
 from keras_lora.model.checks import differing
 from keras_lora.model.compiled import forget_compiled
 from keras_lora.model.paths import owner, structural_paths
@@ -44,8 +46,8 @@ def load_adapter(
     Raises:
         ValueError: The file cannot be read, its values are not finite, it
             belongs to another base, to another adapter than the model has, or
-            its head has nowhere to go. Everything wrong is listed, and the
-            model is as it was.
+            its head has nowhere to go or costs too much to run. Everything
+            wrong is listed, and the model is as it was.
 
     Example:
 
@@ -132,6 +134,9 @@ def place_outside(
     outside = {k: v for k, v in tensors.items() if k.startswith(OUTSIDE + "/")}
     head = {k: v for k, v in tensors.items() if k.startswith(HEAD + "/")}
     if info.head is not None:
+        shapes = {key: shape for key, (_, shape) in info.tensors.items()}
+        given = surgery.output_shape(adapted.root, info.head["input"])
+        problems += wrong_head(info.head, shapes, given)
         found = find_head(adapted) or likely_head(model, info)
         classes = [layer["class"] for layer in info.head["layers"]]
         if found is None or not found.layers:

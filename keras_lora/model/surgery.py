@@ -315,6 +315,14 @@ def has_graph(model: Layer) -> bool:
     return isinstance(model, Functional)
 
 
+def output_shape(model: Layer | None, number: int) -> Any:
+    """The shape of an output of a model, or None where it is not known."""
+    if model is None or not has_graph(model):
+        return None
+    outputs = model.outputs[number : number + 1]
+    return outputs[0].shape if outputs else None
+
+
 def build_shape(layer: Layer) -> list[int | None] | None:
     """The one shape that a layer was built with, as JSON has it."""
     shapes = [s for s in (layer._build_shapes_dict or {}).values() if s]

@@ -10,6 +10,7 @@ import keras_lora
 from app.serve.guests import MOST, Shelf, default_labels, shown_name
 from app.serve.limits import MAX_ADAPTER_BYTES, MAX_RANK
 from app.serve.room import Room
+from benchmarks.costly import costly_file
 from tests.app.tiny import adapter, tiny_base
 
 TEXT = "a text to tell apart"
@@ -234,6 +235,34 @@ def test_a_bad_file_is_told_what_is_wrong_and_leaves_nothing(
     assert str(tiny_service.folder) not in text and "guest-" not in text
     assert tiny_service.bank.names == names
     assert set(tiny_service.folder.iterdir()) == files
+    assert not shelf.adapters
+
+
+def test_a_costly_head_is_refused_before_it_runs(shelf, tmp_path):
+    """Outer products: 30 kB that took gigabytes of the server's memory."""
+    data = data_of(tmp_path)
+    products = [
+        {
+            "class": "EinsumDense",
+            "config": {"equation": equation, "output_shape": shape},
+            "input_shape": [None, *shape[:-1]],
+        }
+        for equation, shape in (
+            ("ab,c->abc", [32, 1000]),
+            ("abc,d->abcd", [32, 1000, 1000]),
+        )
+    ]
+    weights = {f"@head/{number}/kernel": (1000,) for number in (0, 1)}
+    last = {
+        "class": "Dense",
+        "config": {"units": 2, "use_bias": False},
+        "input_shape": [None, 32, 1000, 1000],
+    }
+    weights["@head/2/kernel"] = (1000, 2)
+    data = costly_file(data, [*products, last], weights)
+    message = r"layer 1 \(EinsumDense\).*32,000,000 numbers"
+    with pytest.raises(ValueError, match=message):
+        shelf.add(data, "bad.safetensors", ["one", "two"])
     assert not shelf.adapters
 
 
