@@ -162,6 +162,19 @@ def test_patterns_that_match_nothing_are_refused(base):
             LoRAConfig(targets=bad)
 
 
+def test_a_pattern_that_hits_other_layers_says_which(base):
+    one, more = LoRAConfig(targets="nor."), LoRAConfig(targets="norm|input.*")
+    both = "'norm|input.*' matches no LoRA layer, only"
+    injecting(base, "'nor.' is a BatchNormalization, no LoRA", config=one)
+    injecting(
+        base, both, "norm (BatchNormalization)", "(InputLayer)", config=more
+    )
+    trained = LoRAConfig(targets=".*gits")
+    injecting(base, "'.*gits' is in `train`", config=trained, train=["logits"])
+    after = AdapterConfig(2, targets=["logits"])
+    injecting(base, "'logits' is in `train`", config=after, train=["logits"])
+
+
 @pytest.mark.parametrize("kind", ["kernel", "embeddings"])
 def test_a_constrained_kernel_is_refused(kind):
     i = keras.Input((4,), dtype="int32")

@@ -29,6 +29,9 @@ SEEN = "changes_seen"
 and what these run under."""
 NOTHING_SEEN: tuple[int, list[Hold]] = (0, [])
 
+DROPPED = "compiled_is_dropped"
+"""Where a model keeps that it was compiled before one of its layers changed."""
+
 
 def forget_compiled(layers: Iterable[Layer]) -> None:
     """Makes every model that holds one of `layers` ask for `compile`.
@@ -61,6 +64,8 @@ def drop_stale(model: Any) -> list[Hold]:
     holds = list(dict.fromkeys(found))
     state[SEEN] = now, holds
     if any(_CHANGED.get(layer, 0) > seen for layer in layers):
+        if state.get("compiled"):
+            state[DROPPED] = True
         state["compiled"] = False
         predicts = state.get("predict_function") is not None
         for name in CACHED_FUNCTIONS:
@@ -113,6 +118,8 @@ class Compiled:
         holds = drop_stale(model)
         if holds and callable(value):
             value = Held(value, holds)
+        if self.name == "compiled":
+            model.__dict__.pop(DROPPED, None)
         model.__dict__[self.name] = value
 
     def __delete__(self, model: Any) -> None:
@@ -120,5 +127,17 @@ class Compiled:
         del model.__dict__[self.name]
 
 
+def why_dropped(model: Any) -> str:
+    """Says why a model that was compiled is not any more."""
+    if not model.__dict__.get(DROPPED):
+        return ""
+    return (
+        " What it had compiled was dropped, since its layers have changed: "
+        "after `inject`, `load_adapter`, `eject`, `merge` or a bank, compile "
+        "it again."
+    )
+
+
+surgery.when_not_compiled(why_dropped)
 for _name in ("compiled", *CACHED_FUNCTIONS):
     setattr(keras.Model, _name, Compiled(_name))

@@ -8,8 +8,10 @@ import numpy as np
 
 from keras_lora.errors import raise_if
 from keras_lora.methods import METHODS
+from keras_lora.methods.lora import lora_class
 from keras_lora.model import surgery
 from keras_lora.rewrite.adapted import Adapted
+from keras_lora.targets import mostly_elsewhere
 
 
 def count(variables: Any) -> int:
@@ -48,11 +50,14 @@ class Summary:
         trainable: Values that train, head included.
         total: Values in all, adapter and head included.
         percent: The first as a share of the second.
+        note: Where most of the base's weights are, if in layers of kinds that
+            have no adapter, such as experts of a mixture; else empty.
     """
 
     rows: tuple[Row, ...]
     trainable: int
     total: int
+    note: str = ""
 
     @property
     def percent(self) -> float:
@@ -69,7 +74,7 @@ class Summary:
             f"trainable: {self.trainable:,} of {self.total:,} "
             f"({self.percent:.2f} %)"
         )
-        return "\n".join(lines)
+        return "\n".join([*lines, *filter(None, [self.note])])
 
 
 def summary(model: Any) -> Summary:
@@ -116,5 +121,12 @@ def summary(model: Any) -> Summary:
                 Row(path, type(layer).__name__, "trained", "", count(own))
             )
     return Summary(
-        tuple(rows), count(model.trainable_weights), count(model.weights)
+        tuple(rows),
+        count(model.trainable_weights),
+        count(model.weights),
+        mostly_elsewhere(
+            found.layers,
+            {row.path for row in rows},
+            [p for p, layer in found.layers.items() if lora_class(layer)],
+        ),
     )

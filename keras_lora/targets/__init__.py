@@ -3,6 +3,7 @@
 from keras_lora.targets.blocks import Blocks, in_blocks
 from keras_lora.targets.find import (
     linear_targets,
+    mostly_elsewhere,
     output_targets,
     trained_paths,
 )
