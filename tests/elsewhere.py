@@ -42,6 +42,16 @@ def outputs_of_saved_adapter(name, path):
     return outputs_of(model, kind.inputs())
 
 
+def predictions_of_preset(name, folder, path, texts):
+    """Reads a task from its preset and loads an adapter into it."""
+    import keras_lora
+    from tests.presets import read_preset
+
+    task = read_preset(name, folder)
+    keras_lora.load_adapter(task, path)
+    return task.predict(texts, verbose=0)
+
+
 def outputs_of_plain_model(name, path):
     """Loads a `.keras` file where there is no keras_lora."""
     import keras

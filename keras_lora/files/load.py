@@ -15,10 +15,10 @@ from keras_lora.files.save import Outside, trained_outside, trained_variables
 from keras_lora.model import surgery
 from keras_lora.model.checks import differing
 from keras_lora.model.compiled import forget_compiled
-from keras_lora.model.paths import owner, structural_paths
+from keras_lora.model.paths import join, owner, structural_paths
 from keras_lora.model.surgery import Layer
 from keras_lora.rewrite.adapted import Adapted
-from keras_lora.rewrite.checks import served
+from keras_lora.rewrite.checks import not_a_base, served
 from keras_lora.rewrite.inject import attach
 from keras_lora.rewrite.member import detach_layer
 from keras_lora.rewrite.membership import membership
@@ -68,6 +68,7 @@ def load_adapter(
     misfits: dict[str, list[str]] = {}
     if attached:
         layers = find_base(model, info, what)
+        raise_if(what, not_a_base(layers))
         misfits = misfits_of(
             info, layers, lambda path, method: method.widths(layers[path])
         )
@@ -153,14 +154,21 @@ def place_outside(
             variables |= found.variables()
     if outside:
         paths = structural_paths(model)
-        here = {p: paths[p] for p in info.outside if p in paths}
-        free = {p: la for p, la in here.items() if membership(la) is None}
-        own = Outside(None, free).variables()
-        problems += differing(own, outside)
-        problems += [
-            f"layer {path!r} outside of the base is not in this model"
+        here = {
+            path: paths[path]
             for path in info.outside
-            if path not in paths
+            if path in paths and membership(paths[path]) is None
+        }
+        own = Outside(None, here).variables()
+        placed = {join(OUTSIDE, path) for path in here}
+        problems += differing(
+            own, {k: v for k, v in outside.items() if owner(k) in placed}
+        )
+        problems += [
+            f"layer {path!r} is not in this model outside of the base: give "
+            "the outer model that was saved, or head=False"
+            for path in info.outside
+            if path not in here
         ]
         variables |= own
     return variables, problems

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_lora.model import surgery
 from keras_lora.model.surgery import Layer
 
 Shapes = dict[str, tuple[int, ...]]
@@ -12,14 +13,25 @@ Shapes = dict[str, tuple[int, ...]]
 
 def unbuilt(layers: dict[str, Layer]) -> list[str]:
     """Layers without weights yet; what they add later would not be frozen."""
-    root = layers[""]
-    if not root.built:
+    root = layers.get("")
+    if root is not None and not root.built:
         return [f"{root.name!r} is not built: call it on data, or `build` it"]
     return [
         f"{path}: not built, so its weights could not be frozen"
         for path, layer in layers.items()
-        if not layer.built
+        if lacks_weights(layer)
     ]
+
+
+def lacks_weights(layer: Layer) -> bool:
+    """Whether a layer may have weights yet to make.
+
+    Keras lets one make them in its constructor and in its `build`. A layer
+    that no call of the model reaches is never built.
+    """
+    if layer.built or surgery.tracked_variables(layer):
+        return False
+    return surgery.builds_itself(layer)
 
 
 def not_freezable(layers: dict[str, Layer]) -> list[str]:

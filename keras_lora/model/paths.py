@@ -5,7 +5,12 @@ from typing import Any
 
 import keras
 
-from keras_lora.model.surgery import Layer, children, tracked_variables
+from keras_lora.model.surgery import (
+    Layer,
+    children,
+    takes_raw_inputs,
+    tracked_variables,
+)
 
 Layers = dict[str, Layer]
 """A model's layers by structural path."""
@@ -50,7 +55,9 @@ def structural_paths(root: Layer) -> dict[str, Layer]:
     """Every layer at or below `root` by its structural path.
 
     The root's own path is the empty string. A layer that stands in two places
-    is listed once, in the first of them.
+    is listed once, in the first of them. What makes the inputs of a model,
+    such as a KerasHub task's preprocessor, is not listed: the model is the
+    same one without it.
     """
     found: dict[str, Layer] = {}
     seen: set[int] = set()
@@ -58,7 +65,7 @@ def structural_paths(root: Layer) -> dict[str, Layer]:
     def visit(layer: Layer, path: str) -> None:
         seen.add(id(layer))
         found[path] = layer
-        below = children(layer)
+        below = [la for la in children(layer) if not makes_inputs(la)]
         names = sibling_names(below, layer)
         for name, sublayer in zip(names, below, strict=True):
             if id(sublayer) not in seen:
@@ -66,6 +73,11 @@ def structural_paths(root: Layer) -> dict[str, Layer]:
 
     visit(root, "")
     return found
+
+
+def makes_inputs(layer: Layer) -> bool:
+    """Whether a layer turns texts and the like into a model's inputs."""
+    return takes_raw_inputs(layer) and not layer.weights
 
 
 def join(*parts: str) -> str:

@@ -4,8 +4,14 @@ from collections.abc import Iterable
 
 from keras_lora.errors import shorten
 from keras_lora.methods.host import AdapterHost
+from keras_lora.model.checks import not_freezable, unbuilt
 from keras_lora.model.surgery import Layer
 from keras_lora.rewrite.membership import membership
+
+
+def not_a_base(layers: dict[str, Layer]) -> list[str]:
+    """What keeps a model of these layers from being adapted or served."""
+    return unbuilt(layers) + occupied(layers) + not_freezable(layers)
 
 
 def occupied(layers: dict[str, Layer]) -> list[str]:

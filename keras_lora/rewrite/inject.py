@@ -12,15 +12,16 @@ from keras_lora.methods import method_of
 from keras_lora.methods.lora import lora_class
 from keras_lora.methods.method import Config, Fill, Settings
 from keras_lora.model import surgery
-from keras_lora.model.checks import not_freezable, unbuilt
+from keras_lora.model.checks import unbuilt
 from keras_lora.model.compiled import forget_compiled
 from keras_lora.model.fingerprint import is_sampled, layer_digests
 from keras_lora.model.paths import own_variables, structural_paths
 from keras_lora.model.surgery import Layer
 from keras_lora.rewrite.adapted import Adapted
-from keras_lora.rewrite.checks import occupied
+from keras_lora.rewrite.checks import not_a_base
 from keras_lora.rewrite.member import attach_layer, detach_layer
 from keras_lora.rewrite.membership import Base, member_of, membership
+from keras_lora.rewrite.presets import guard_presets
 from keras_lora.settings import wrong_targets
 from keras_lora.targets import (
     ALL_LINEAR,
@@ -96,7 +97,7 @@ def inject(model: Any, config: Config, *, train: Targets = ()) -> Any:
     layers = structural_paths(model)
     trained, missing = trained_paths(layers, train)
     wanted = config.plan(method, layers, trained)
-    problems = unbuilt(layers) + occupied(layers) + not_freezable(layers)
+    problems = not_a_base(layers)
     problems += missing + wanted.problems
     raise_if("inject: nothing was changed", problems)
     targets = {path: layers[path] for path in wanted.settings}
@@ -116,6 +117,7 @@ def attach(
 
     `settings` are those of each host, `fill` gives its weights first values.
     """
+    guard_presets()
     base = Base(
         uid=uuid.uuid4().hex,
         sampled=is_sampled(layers.values()),

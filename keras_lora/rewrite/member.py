@@ -28,6 +28,7 @@ from keras_lora.rewrite.membership import (
     member_of,
     membership,
 )
+from keras_lora.rewrite.presets import guard_presets
 
 
 class Member:
@@ -137,6 +138,7 @@ def rejoin(
     if not root.built:
         surgery.when_built(root, lambda: rejoin(root, base, path, settings))
         return
+    guard_presets()
     layers = structural_paths(root)
     raise_if(
         f"The adapter of {root.name!r} was not restored",
@@ -186,8 +188,16 @@ def attach_layer(
     mixin = host_class(layer, settings)
     surgery.set_class(layer, member_class(type(layer), mixin))
     layer.freeze()
+    if not layer.built:
+        surgery.when_built(layer, lambda: freeze_later(layer))
     if settings is not None:
         layer.attach(settings)
+
+
+def freeze_later(layer: Layer) -> None:
+    """Freezes what a member made when it was built, unless it is plain."""
+    if isinstance(layer, AdapterHost):
+        layer.freeze()
 
 
 def detach_layer(layer: Layer) -> None:

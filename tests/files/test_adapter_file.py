@@ -213,6 +213,18 @@ def test_a_layer_outside_that_is_no_head_loads_into_the_same_model(tmp_path):
     np.testing.assert_array_equal(numpy_of(again(x)), numpy_of(model(x)))
 
 
+def test_weights_outside_with_nowhere_to_go_are_named_once_by_layer(tmp_path):
+    i = keras.Input((6,))
+    y = layers.Dense(4, name="bypass")(i)
+    base = keras_lora.inject(make(), LoRAConfig(2))
+    model = fill(keras.Model(i, layers.Add()([base(i), y])))
+    keras_lora.save_adapter(model, tmp_path / "task")
+    with pytest.raises(ValueError, match="'bypass' is not in this") as error:
+        keras_lora.load_adapter(make(), tmp_path / "task")
+    assert str(error.value).count("\n- ") == 1
+    assert "unexpected" not in str(error.value)
+
+
 HEADS = {
     "dense": lambda: [layers.Dense(5, activation="softmax")],
     "chain": lambda: [
