@@ -23,20 +23,25 @@ from keras_lora.bank.batches import (
 )
 from keras_lora.bank.export import export
 from keras_lora.bank.folder import read_folder, write_folder
-from keras_lora.bank.inputs import row_count, symbolic_inputs, with_ids
+from keras_lora.bank.inputs import symbolic_inputs, with_ids
 from keras_lora.bank.memory import LARGEST_RANK, MOST_SLOTS
 from keras_lora.bank.probe import probe
+from keras_lora.bank.raw import (
+    has_preprocessor,
+    one_row_like,
+    prepared,
+    row_count,
+)
 from keras_lora.bank.routing import Routed
 from keras_lora.bank.slots import Slots, declared_kinds
 from keras_lora.bank.summary import BankSummary, summarize
 from keras_lora.errors import raise_if
 from keras_lora.model import surgery
-from keras_lora.model.checks import not_freezable, unbuilt
 from keras_lora.model.compiled import HOLD, forget_compiled
 from keras_lora.model.fingerprint import by_path, is_sampled, layer_digests
 from keras_lora.model.paths import structural_paths
 from keras_lora.model.surgery import Layer
-from keras_lora.rewrite.checks import occupied
+from keras_lora.rewrite.checks import not_a_base
 from keras_lora.settings import positive_int, wrong_targets
 from keras_lora.targets import Targets
 
@@ -112,7 +117,7 @@ class AdapterBank:
         targets: Targets | None = None,
     ) -> None:
         layers = structural_paths(base)
-        problems = unbuilt(layers) + occupied(layers) + not_freezable(layers)
+        problems = not_a_base(layers)
         problems += positive_int("capacity", capacity, MOST_SLOTS)
         if rank is not None:
             problems += positive_int("rank", rank, LARGEST_RANK)
@@ -127,6 +132,7 @@ class AdapterBank:
         self._base, self._layers = base, layers
         self._lock = threading.RLock()
         self._saving = threading.Lock()
+        self._preparing = threading.Lock()
         self._adapters: Adapters = {}
         self._inputs = symbolic_inputs(base)
         limits = declared_kinds(layers, rank, targets)
@@ -336,7 +342,9 @@ class AdapterBank:
         """Runs rows with their adapters, many adapters in one forward pass.
 
         Args:
-            x: The base's inputs, arrays or a nest of them, batch first.
+            x: The base's inputs, arrays or a nest of them, batch first. A
+                base with a `preprocessor`, such as a KerasHub task, takes
+                what that takes: a list of texts, raw images.
             adapter: None for the base, a name for all rows, or one name or
                 None a row, in any order.
             batch_size: Rows in a forward pass, int above 0. A batch with more
@@ -348,10 +356,13 @@ class AdapterBank:
             list: a list with each row's own, since heads may differ.
 
         Raises:
-            ValueError: A name is not loaded (all are listed with what is), or
-                there are not as many as rows.
+            ValueError: A name is not loaded (all are listed with what is),
+                there are not as many as rows, or `x` is not what the base, or
+                its preprocessor, takes.
         """
-        rows = row_count(x)
+        base = self._base
+        raw = has_preprocessor(base)
+        rows = row_count(x, raw)
         problems = positive_int("batch_size", batch_size)
         one = adapter is None or isinstance(adapter, str)
         names = names_of_rows(adapter, rows)
@@ -367,6 +378,10 @@ class AdapterBank:
             resident = {
                 a.name for a in chosen.values() if a in self._slots.resident
             }
+        if raw:
+            # Its packer is made by the first call: one thread at a time.
+            with self._preparing:
+                x = prepared(base, x if rows else one_row_like(x), rows or 1)
         if one and not rows:
             return self._no_rows(x, chosen.get(adapter))
         results: list[Any] = [None] * rows

@@ -3,7 +3,6 @@
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_lora.errors import raise_if
 from keras_lora.model import surgery
@@ -66,14 +65,3 @@ def with_ids(x: Any, ids: Any, like: Any = None) -> dict[str, Any]:
             f"Received: {len(values)}"
         )
     return {**dict(zip(names, values, strict=True)), IDS: ids}
-
-
-def row_count(x: Any) -> int:
-    """The number of rows in a nest of arrays."""
-    counts = {np.shape(value)[:1] for value in keras.tree.flatten(x)}
-    if len(counts) != 1 or () in counts:
-        raise ValueError(
-            "Inputs must be arrays with as many rows each. Received shapes: "
-            f"{[np.shape(value) for value in keras.tree.flatten(x)]}"
-        )
-    return int(counts.pop()[0])

@@ -185,5 +185,6 @@ def declared_kinds(
         return {}
     wanted = ALL_LINEAR if targets is None else targets
     paths, problems = linear_targets(layers, wanted, set(), lora_class)
-    raise_if("AdapterBank was not made", problems)
+    if targets is not None:
+        raise_if("AdapterBank was not made", problems)
     return {path: Kind(LORA.name, int(rank or 8)) for path in paths}
