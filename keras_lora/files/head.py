@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_lora.files.head_config import layer_config, wrong_head
+from keras_lora.files.head_ops import as_layer
 from keras_lora.files.record import HEAD, MOST_HEAD_LAYERS
 from keras_lora.model import surgery
 from keras_lora.model.paths import (
@@ -75,9 +76,15 @@ def find_head(adapted: Adapted) -> Head | None:
         output = index if operation is root else known
         if output is not None:
             return Head(output, tuple(expanded(reversed(chain))))
-        if not isinstance(operation, keras.layers.Layer) or len(inputs) != 1:
+        if len(inputs) != 1:
             return None
-        chain.append(operation)
+        layer = operation
+        if not isinstance(operation, keras.layers.Layer):
+            arguments = surgery.graph_arguments(tensor)
+            layer = as_layer(operation, arguments, inputs[0].shape)
+        if layer is None:
+            return None
+        chain.append(layer)
         tensor = inputs[0]
 
 

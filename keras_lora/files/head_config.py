@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_lora.errors import LONGEST, printable, raise_if
 from keras_lora.files.head_cost import head_problems
+from keras_lora.files.head_ops import OPERATIONS
 from keras_lora.files.record import HEAD
 from keras_lora.model import surgery
 from keras_lora.model.checks import differing
@@ -32,6 +33,7 @@ PLAIN_LAYERS = (
     "EinsumDense",
     "ELU",
     "Flatten",
+    "GetItem",
     "GaussianDropout",
     "GaussianNoise",
     "GlobalAveragePooling1D",
@@ -47,6 +49,7 @@ PLAIN_LAYERS = (
     "MaxPooling1D",
     "MaxPooling2D",
     "MaxPooling3D",
+    "Mean",
     "PReLU",
     "Permute",
     "ReLU",
@@ -59,7 +62,10 @@ PLAIN_LAYERS = (
     "SpatialDropout3D",
     "UnitNormalization",
 )
-"""Layers that a file may name; none runs anything that a config holds."""
+"""Layers that a file may name; none runs anything that a config holds.
+
+Keras has no layer of the names in `OPERATIONS`.
+"""
 LEFT_OUT = ("initializer", "regularizer", "constraint")
 """What a config says for training only: weights come from the file."""
 
@@ -84,10 +90,10 @@ def layer_config(layer: Layer, called: str) -> dict[str, Any] | None:
 
 
 def plain_class(name: str) -> Any:
-    """The Keras layer of an allowed name."""
+    """The layer of an allowed name."""
     if name not in PLAIN_LAYERS:
         return None
-    return getattr(keras.layers, name, None)
+    return OPERATIONS.get(name) or getattr(keras.layers, name, None)
 
 
 def is_plain(value: Any) -> bool:

@@ -42,6 +42,12 @@ def every_layer(model: Layer) -> list[Layer]:
     return list(found.values())
 
 
+def subclasses(cls: type) -> set[type]:
+    """All classes below one."""
+    found: set[type] = set(cls.__subclasses__())
+    return found.union(*map(subclasses, found))
+
+
 def is_made(model: Layer) -> bool:
     """Whether a model's constructor has come to where it may hold layers."""
     return hasattr(model, "_layers")
@@ -55,6 +61,19 @@ def tracked_variables(layer: Layer) -> list[Any]:
 def trainable_kind(layer: Layer) -> list[Any]:
     """The layer's own variables that train unless a flag says otherwise."""
     return list(layer._trainable_variables)
+
+
+def takes_raw_inputs(layer: Layer) -> bool:
+    """Whether a layer takes what is no tensor yet, such as texts.
+
+    It makes a model's inputs and is no part of its forward pass.
+    """
+    return not layer._convert_input_args
+
+
+def builds_itself(layer: Layer) -> bool:
+    """Whether a layer has a `build` of its own, the place to make weights."""
+    return not getattr(layer.build, "_is_default", False)
 
 
 def is_container(layer: Layer) -> bool:
@@ -236,6 +255,19 @@ def is_traced(x: Any) -> bool:
     return False
 
 
+def when_not_compiled(why: Callable[[Any], str]) -> None:
+    """Adds a reason to what models say that are asked to train uncompiled."""
+    asked = keras.Model._assert_compile_called
+
+    def ask(model: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            asked(model, *args, **kwargs)
+        except ValueError as error:
+            raise ValueError(f"{error}{why(model)}") from None
+
+    keras.Model._assert_compile_called = functools.update_wrapper(ask, asked)
+
+
 class SteppedBySpeed:
     """Mixin: an optimizer whose step on a variable depends on its speed.
 
@@ -304,8 +336,19 @@ def when_built(layer: Layer, act: Callable[[], None]) -> None:
 def graph_source(tensor: Any) -> tuple[Any, int, list[Any]]:
     """What made a symbolic tensor: operation, which output, input tensors."""
     history = tensor._keras_history
-    node = history.operation._inbound_nodes[history.node_index]
+    node = graph_node(tensor)
     return history.operation, history.tensor_index, list(node.input_tensors)
+
+
+def graph_node(tensor: Any) -> Any:
+    """The call of an operation that made a symbolic tensor."""
+    history = tensor._keras_history
+    return history.operation._inbound_nodes[history.node_index]
+
+
+def graph_arguments(tensor: Any) -> tuple[Any, ...]:
+    """What the operation that made a symbolic tensor was called with."""
+    return tuple(graph_node(tensor).arguments.args)
 
 
 def has_graph(model: Layer) -> bool:
