@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from keras_lora.files.head_ops import ELLIPSIS, is_key
 from keras_lora.files.sizes import (
     Config,
     Shape,
@@ -25,6 +26,7 @@ from keras_lora.files.sizes import (
     windows,
     with_channels,
 )
+from keras_lora.settings import is_int
 
 PASSES = 8
 """How often a norm or an activation reads each number, about."""
@@ -170,6 +172,48 @@ def global_pooling(kind: str, config: Config, shape: Shape) -> Cost:
     return Cost(out, math.prod(shape))
 
 
+def part(kind: str, config: Config, shape: Shape) -> Cost:
+    """What `GetItem` leaves of each axis."""
+    key = config.get("key")
+    if not isinstance(key, list) or not is_key(key):
+        raise Unclear(f"`key` is {str(key)[:80]}")
+    named = [item for item in key if item not in (None, ELLIPSIS)]
+    rest = len(shape) - len(named)
+    if rest < 0 or key.count(ELLIPSIS) > 1:
+        raise Unclear(f"`key` is {key}, for {len(shape)} axes")
+    filled = key if ELLIPSIS in key else [*key, ELLIPSIS]
+    sizes, out = iter(shape), list[int]()
+    for item in filled:
+        if item is None:
+            out.append(1)
+        elif item == ELLIPSIS:
+            out += [next(sizes) for _ in range(rest)]
+        elif isinstance(item, list):
+            if item[2] == 0:
+                raise Unclear(f"`key` is {key}, with a step of 0")
+            out.append(len(range(next(sizes))[slice(*item)]))
+        else:
+            next(sizes)
+    return Cost(tuple(out), math.prod(out))
+
+
+def mean(kind: str, config: Config, shape: Shape) -> Cost:
+    named = config.get("axis")
+    count = len(shape)
+    if not isinstance(named, list | tuple) or not all(
+        is_int(n) and -count <= n < count and n % count for n in named
+    ):
+        raise Unclear(f"`axis` is {str(named)[:80]}, for {count} axes")
+    gone = {n % count for n in named}
+    kept = bool(config.get("keepdims"))
+    out = [
+        1 if n in gone else size
+        for n, size in enumerate(shape)
+        if kept or n not in gone
+    ]
+    return Cost(tuple(out), math.prod(shape))
+
+
 def flatten(kind: str, config: Config, shape: Shape) -> Cost:
     return Cost((1, math.prod(shape)), math.prod(shape))
 
@@ -221,7 +265,9 @@ RULES: dict[str, Rule] = {
     "Dense": dense,
     "EinsumDense": einsum,
     "Flatten": flatten,
+    "GetItem": part,
     "LayerNormalization": scaled,
+    "Mean": mean,
     "Permute": permute,
     "RMSNormalization": scaled,
     "Rescaling": rescaling,

@@ -7,6 +7,8 @@ from keras import layers, ops
 
 import keras_lora
 from keras_lora import LoRAConfig
+from keras_lora.files.layer_cost import layer_cost
+from keras_lora.files.sizes import Unclear
 from tests.banks import far_apart, off, served
 from tests.files.test_adapter_file import contents, rewritten
 from tests.models import STEPS, WORDS, hub, set_random, tokens
@@ -156,3 +158,34 @@ def test_a_classifier_s_head_on_its_backbone_is_served(
     with served(task.backbone) as bank:
         bank.load("a", path)
         assert off(bank.predict(x, "a"), expected) < 1e-5
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operations_shape_is_told_from_its_config(name, tmp_path):
+    """Its cost is counted before it is built."""
+    base = sequence_base()
+    y = OPERATIONS[name](base(base.input))
+    model, path = keras.Model(base.input, y), tmp_path / "a.safetensors"
+    keras_lora.inject(base, LoRAConfig(2))
+    keras_lora.save_adapter(model, path)
+    shape = (1, LENGTH, WIDTH)
+    for entry in keras_lora.inspect_adapter(path).head["layers"]:
+        shape = layer_cost(entry["class"], entry["config"], shape).shape
+    assert shape == (1, *y.shape[1:])
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("GetItem", {"key": [[None, None, None], [None, None, 0]]}),
+        ("GetItem", {"key": [[None, None, None]] + [1] * 5}),
+        ("GetItem", {"key": "all"}),
+        ("Mean", {"axis": [0]}),
+        ("Mean", {"axis": [9]}),
+        ("Mean", {"axis": [True]}),
+        ("Mean", {}),
+    ],
+)
+def test_an_operation_that_is_none_is_refused_before_it_is_made(kind, config):
+    with pytest.raises(Unclear):
+        layer_cost(kind, config, (1, LENGTH, WIDTH))
