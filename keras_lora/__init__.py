@@ -4,12 +4,7 @@ import sys
 from importlib import import_module as _import
 
 from keras_lora.bank import AdapterBank
-from keras_lora.files import (
-    combine,
-    inspect_adapter,
-    load_adapter,
-    save_adapter,
-)
+from keras_lora.files import combine, load_adapter, save_adapter
 from keras_lora.methods.bottleneck import Adapter, AdapterConfig
 from keras_lora.methods.dora import DoRAConfig, DoRADense, DoRAEinsumDense
 from keras_lora.methods.ia3 import IA3Config
@@ -24,6 +19,7 @@ from keras_lora.methods.lora import (
     LoRAEmbedding,
     lora_plus,
 )
+from keras_lora.peft import inspect_adapter, load_peft
 from keras_lora.rewrite import (
     disabled,
     eject,
@@ -57,6 +53,7 @@ __all__ = [
     "inject",
     "inspect_adapter",
     "load_adapter",
+    "load_peft",
     "lora_plus",
     "merge",
     "save_adapter",

@@ -19,6 +19,7 @@ ROOMS = {
         "methods",
         "rewrite",
         "files",
+        "peft",
         "bank",
         "__init__",
         "cli",

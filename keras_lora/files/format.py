@@ -111,40 +111,25 @@ class AdapterInfo:
 
 
 def inspect_adapter(path: str | os.PathLike[str]) -> AdapterInfo:
-    """Reads what an adapter file says of itself; no tensor is loaded.
-
-    Args:
-        path: An adapter file.
-
-    Returns:
-        An `AdapterInfo`; `print` it, or read its fields.
-
-    Raises:
-        ValueError: The file is missing, truncated, malformed, too large, no
-            adapter file, or of a newer format.
-
-    Example:
-
-    ```python
-    base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
-    keras_lora.inject(base, keras_lora.LoRAConfig(rank=2))
-    keras_lora.save_adapter(base, "task.safetensors")
-    print(keras_lora.inspect_adapter("task.safetensors"))
-    ```
-    """
+    """Reads what an adapter file says of itself; no tensor is loaded."""
     path = Path(path)
     what = f"{path} was not read"
-    try:
-        with open_regular(path) as opened:
-            size = os.fstat(opened.fileno()).st_size
-    except OSError as error:
-        raise_if(what, [str(error.strerror)])
-    if size > MAX_BYTES:
-        raise ValueError(f"{what}: {size:,} bytes are over {MAX_BYTES:,}")
-    with _opened(path, what, "it is truncated or no safetensors file") as file:
-        text, tensors = _header(file)
+    size = safetensors_size(path, what)
+    with opened(path, what, "it is truncated or no safetensors file") as file:
+        text, tensors = header_of(file)
     record = _parse(text, what)
     raise_if(what, wrong_record(record) or wrong_tensors(record, tensors))
+    return info_of(path, size, record, tensors, header_digest(text, tensors))
+
+
+def info_of(
+    path: Path,
+    size: int,
+    record: dict[str, Any],
+    tensors: Tensors,
+    digest: str,
+) -> AdapterInfo:
+    """What a checked record says, as a value."""
     return AdapterInfo(
         path=str(path),
         bytes=size,
@@ -155,12 +140,24 @@ def inspect_adapter(path: str | os.PathLike[str]) -> AdapterInfo:
         outside=tuple(record["outside"]),
         base=record["base"],
         tensors=tensors,
-        digest=_digest(text, tensors),
+        digest=digest,
     )
 
 
+def safetensors_size(path: Path, what: str) -> int:
+    """The bytes of a file, which is one and not too large to be read."""
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise ValueError(f"{what}: {error.strerror}") from error
+    if size > MAX_BYTES:
+        raise ValueError(f"{what}: {size:,} bytes are over {MAX_BYTES:,}")
+    return size
+
+
 @contextlib.contextmanager
-def _opened(path: str | Path, what: str, why: str) -> Iterator[Any]:
+def opened(path: str | Path, what: str, why: str) -> Iterator[Any]:
     """An open safetensors file, whose header is of a size to be read."""
     try:
         with open_regular(path) as file:
@@ -174,7 +171,7 @@ def _opened(path: str | Path, what: str, why: str) -> Iterator[Any]:
         raise_if(what, [f"{why}: {message}"])
 
 
-def _header(file: Any) -> tuple[str | None, Tensors]:
+def header_of(file: Any) -> tuple[str | None, Tensors]:
     """The record's text, and the dtype and shape of each tensor."""
     text = (file.metadata() or {}).get(METADATA_KEY)
     parts = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
@@ -184,7 +181,8 @@ def _header(file: Any) -> tuple[str | None, Tensors]:
     }
 
 
-def _digest(text: str | None, tensors: Tensors) -> str:
+def header_digest(text: str | None, tensors: Tensors) -> str:
+    """A hash of what a header says."""
     data = json.dumps([text, tensors], sort_keys=True).encode()
     return hashlib.blake2b(data, digest_size=8).hexdigest()
 
@@ -219,10 +217,10 @@ def read_tensors(info: AdapterInfo) -> dict[str, np.ndarray]:
         ValueError: A value is not finite, or the file has changed.
     """
     what = f"{info.path} was not loaded"
-    with _opened(info.path, what, "it cannot be read") as file:
+    with opened(info.path, what, "it cannot be read") as file:
         # Another file may have been renamed into its place, with other
         # settings: numbers of one and the scale of another would be wrong.
-        if _digest(*_header(file)) != info.digest:
+        if header_digest(*header_of(file)) != info.digest:
             raise ValueError("it has changed since its header was read")
         tensors = {key: file.get_tensor(key) for key in info.tensors}
     raise_if(what, not_finite(tensors))
@@ -244,8 +242,12 @@ def wrong_file(
     record: dict[str, Any], tensors: dict[str, np.ndarray]
 ) -> list[str]:
     """Says what of a file that is to be written no reader would take."""
-    described = {k: (dtype_code(v.dtype), v.shape) for k, v in tensors.items()}
-    return wrong_record(record) or wrong_tensors(record, described)
+    return wrong_record(record) or wrong_tensors(record, described(tensors))
+
+
+def described(tensors: dict[str, np.ndarray]) -> Tensors:
+    """Dtype and shape of tensors, as a header has them."""
+    return {k: (dtype_code(v.dtype), v.shape) for k, v in tensors.items()}
 
 
 def dtype_code(dtype: Any) -> str:

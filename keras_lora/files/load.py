@@ -15,7 +15,7 @@ from keras_lora.files.save import Outside, trained_outside, trained_variables
 from keras_lora.model import surgery
 from keras_lora.model.checks import differing
 from keras_lora.model.compiled import forget_compiled
-from keras_lora.model.paths import join, owner, structural_paths
+from keras_lora.model.paths import Layers, join, owner, structural_paths
 from keras_lora.model.surgery import Layer
 from keras_lora.rewrite.adapted import Adapted
 from keras_lora.rewrite.checks import not_a_base, served
@@ -64,19 +64,37 @@ def load_adapter(
     what = f"{path} was not loaded"
     found = Adapted(model)
     raise_if(what, served(found.walk))
+    if found:
+        check_alike(found, info, what)
+        problems = wrong_base(found.layers, info)
+        raise_if(f"{what}: it belongs to another base", problems)
+        layers = found.layers
+    else:
+        layers = find_base(model, info, what)
+    return put(found, layers, info, tensors, head, what)
+
+
+def put(
+    found: Adapted,
+    layers: Layers,
+    info: AdapterInfo,
+    tensors: dict[str, np.ndarray],
+    head: bool,
+    what: str,
+) -> Any:
+    """Puts what a file holds into a model, or leaves the model as it was.
+
+    `layers` are those of the file's base: adapted alike, or plain.
+    """
     attached = not found
     misfits: dict[str, list[str]] = {}
     if attached:
-        layers = find_base(model, info, what)
         raise_if(what, not_a_base(layers))
         misfits = misfits_of(
             info, layers, lambda path, method: method.widths(layers[path])
         )
         fitting = {p: s for p, s in info.layers.items() if p not in misfits}
         attach(layers, fitting, set(info.trained))
-    else:
-        check_alike(found, info, what)
-        layers = found.layers
     try:
         variables = trained_variables(layers)
         inner = {
@@ -86,7 +104,7 @@ def load_adapter(
         }
         problems = sum(misfits.values(), []) + differing(variables, inner)
         if head:
-            found = Adapted(model) if attached else found
+            found = Adapted(found.model) if attached else found
             placed, missing = place_outside(found, info, tensors)
             variables = {**variables, **placed}
             problems += missing
@@ -100,7 +118,7 @@ def load_adapter(
         variable.assign(tensors[key])
     if attached:
         forget_compiled(layers.values())
-    return model
+    return found.model
 
 
 def check_alike(found: Adapted, info: AdapterInfo, what: str) -> None:
@@ -121,8 +139,6 @@ def check_alike(found: Adapted, info: AdapterInfo, what: str) -> None:
             f"the file {shorten(info.trained)}"
         )
     raise_if(what, problems)
-    problems = wrong_base(found.layers, info)
-    raise_if(f"{what}: it belongs to another base", problems)
 
 
 def place_outside(

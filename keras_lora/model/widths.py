@@ -59,3 +59,11 @@ def input_width(layer: Layer) -> int | str:
     if len(widths) != 1:
         return f"its inputs have different widths: {sorted(widths)}"
     return widths.pop()
+
+
+def kernel_shape(layer: Layer) -> tuple[int, ...]:
+    """The shape of a linear layer's kernel; a quantized one may be packed."""
+    if isinstance(layer, keras.layers.Dense):
+        return int(layer.input_spec.axes[-1]), int(layer.units)
+    shape = getattr(layer, "original_kernel_shape", None)
+    return tuple(shape or surgery.kernel_of(layer).shape)
