@@ -5,16 +5,19 @@ import sys
 import tempfile
 from pathlib import Path
 
-from keras_lora.files.format import inspect_adapter
+from keras_lora.files import format as file_format
 from keras_lora.files.regular import open_regular
+from keras_lora.peft.inspect import inspect_adapter
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; the exit code is 1 where it was refused."""
     parser = argparse.ArgumentParser(prog="keras-lora", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    show = commands.add_parser("inspect", help="say what a file holds")
-    show.add_argument("file", type=Path, help="an adapter file")
+    show = commands.add_parser("inspect", help="say what an adapter holds")
+    show.add_argument(
+        "file", type=Path, help="an adapter file or a PEFT folder"
+    )
     fold = commands.add_parser("merge", help="write a base with its adapter")
     fold.add_argument("base", type=Path, help="the base, a .keras file")
     fold.add_argument("file", type=Path, help="an adapter file")
@@ -49,7 +52,7 @@ def merge_files(base: Path, file: Path, output: Path) -> str:
 
     if output.suffix != ".keras":
         raise ValueError(f"{output}: the output must end in .keras")
-    info = inspect_adapter(file)
+    info = file_format.inspect_adapter(file)
     try:
         open_regular(base).close()
         model = keras.saving.load_model(base, compile=False)

@@ -4,6 +4,7 @@ import functools
 import os
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -23,6 +24,8 @@ from keras_lora.model import surgery
 from keras_lora.model.fingerprint import other_base
 from keras_lora.model.paths import Layers, owner
 from keras_lora.model.surgery import Layer
+from keras_lora.peft.as_file import read_as_file
+from keras_lora.peft.origin import Origin, origin_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -115,17 +118,24 @@ class ServedBase:
     Attributes:
         layers: The base's layers by path.
         digests: Its fingerprint.
+        sampled: Whether that is of samples.
         outputs: Its symbolic outputs.
         unfit: Layers that cannot have an adapter a row.
     """
 
     layers: Layers
     digests: dict[str, Any]
+    sampled: bool
     outputs: list[Any]
     unfit: Unfit
     _widths: dict[tuple[str, str], Widths] = field(
         default_factory=dict, repr=False
     )
+
+    @functools.cached_property
+    def origin(self) -> Origin:
+        """Where its layers come from, for PEFT folders."""
+        return origin_of(self.layers, None)
 
     def widths(self, path: str, method: Method) -> Widths:
         """The widths that a method has to know of the layer at `path`."""
@@ -141,7 +151,7 @@ def read_adapter(
     """Reads a file that will be called `name`, all checked for this base."""
     what = f"{path} was not loaded as {name!r}"
     raise_if(what, wrong_name(name))
-    info = inspect_adapter(path)
+    info, tensors = read_any(path, base, what)
     shared = {
         key: entry
         for key, entry in base.digests.items()
@@ -166,7 +176,8 @@ def read_adapter(
     misfits = misfits_of(info, plain_layers, base.widths, "tensor ")
     problems += sum(misfits.values(), [])
     raise_if(what, problems)
-    tensors = read_tensors(info)
+    if tensors is None:
+        tensors = read_tensors(info)
     head = None
     if info.head is not None:
         given = output_shape(base.outputs, info.head["input"])
@@ -177,6 +188,21 @@ def read_adapter(
         for path, settings in info.layers.items()
     }
     return BankAdapter(name, info, tensors, kinds, head)
+
+
+def read_any(
+    path: str | os.PathLike[str], base: ServedBase, what: str
+) -> tuple[AdapterInfo, Arrays | None]:
+    """What a file says, or a PEFT folder and its values as in a file."""
+    if not Path(path).is_dir():
+        return inspect_adapter(path), None
+    try:
+        origin = base.origin
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
+    return read_as_file(
+        path, origin, base.digests, base.sampled, base.outputs, what
+    )
 
 
 def not_served(path: str, method: str, base: ServedBase) -> list[str]:

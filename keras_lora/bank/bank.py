@@ -154,7 +154,7 @@ class AdapterBank:
         except BaseException:
             self._leave_base()
             raise
-        self._served = ServedBase(layers, digests, outputs, unfit)
+        self._served = ServedBase(layers, digests, sampled, outputs, unfit)
         forget_compiled(layers.values())
 
     def _take_base(self) -> None:
@@ -216,11 +216,14 @@ class AdapterBank:
             return list(self._adapters)
 
     def load(self, name: str, path: str | os.PathLike[str]) -> None:
-        """Reads an adapter file; a name that is loaded gets its contents.
+        """Reads an adapter; a name that is loaded gets its contents.
 
         Args:
             name: 1 to 100 letters, digits, dots, dashes and underscores.
-            path: An adapter file that was trained on this base.
+            path: An adapter file that was trained on this base, or a Hugging
+                Face PEFT folder for it, as in `load_peft`. A classifier in
+                one becomes a head where its `task_type` tells what it stands
+                on: `SEQ_CLS` on a pooled output, `TOKEN_CLS` on a sequence.
 
         Raises:
             ValueError: The file cannot be read or does not fit the base, or

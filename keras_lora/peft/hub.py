@@ -79,9 +79,12 @@ class Unknown(np.ndarray):
     """Stands for a tensor whose values do not matter: maths on it is it."""
 
     @classmethod
-    def make(cls) -> "Unknown":
-        """One such."""
-        return np.zeros((), "float32").view(cls)
+    def make(cls, dtype: Any = "float32") -> "Unknown":
+        """One such; it has as many axes as any that is unpacked."""
+        return np.zeros((1, 1, 1, 1), dtype).view(cls)
+
+    def astype(self, dtype: Any, *args: Any, **kwargs: Any) -> "Unknown":
+        return Unknown.make(dtype)  # whole numbers are indices
 
     def __array_function__(self, *args: Any, **kwargs: Any) -> Any:
         return self
@@ -102,7 +105,7 @@ class Unknown(np.ndarray):
         return self
 
     T = property(_self)
-    astype = reshape = transpose = squeeze = copy = swapaxes = _self
+    reshape = transpose = squeeze = copy = swapaxes = _self
 
 
 @dataclass(frozen=True, eq=False)

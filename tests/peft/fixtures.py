@@ -5,12 +5,13 @@ computes with both; its README says how they were made.
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import keras
 import numpy as np
 from keras import ops
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from tests.models import hub
 
@@ -108,3 +109,33 @@ def write_folder(path, tensors=None, **config):
     (path / "adapter_config.json").write_text(json.dumps(config))
     save_file(tensors, path / "adapter_model.safetensors")
     return path
+
+
+def fixture_copy(tmp_path, name, change):
+    """A copy of a fixture whose config and tensors are changed."""
+    folder = tmp_path / "copy"
+    shutil.copytree(DATA / name, folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    tensors = load_file(folder / "adapter_model.safetensors")
+    change(config, tensors)
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return folder
+
+
+def as_dora(longer=1.2):
+    """Changes a Llama's folder into DoRA, with columns longer than the base's.
+
+    For `fixture_copy`.
+    """
+
+    def change(config, tensors):
+        config["use_dora"] = True
+        checkpoint = load_file(DATA / "llama/checkpoint/model.safetensors")
+        for key in [k for k in tensors if k.endswith("lora_A.weight")]:
+            module = key.removesuffix(".lora_A.weight")
+            name = module.removeprefix("base_model.model.") + ".weight"
+            length = np.linalg.norm(checkpoint[name], axis=1) * longer
+            tensors[f"{module}.lora_magnitude_vector"] = length
+
+    return change

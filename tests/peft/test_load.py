@@ -1,13 +1,12 @@
 """PEFT folders load into Keras models and compute what torch computes."""
 
 import json
-import shutil
 
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 import keras_lora
 from tests.helpers import hosts_of, normal, numpy_of, state
@@ -19,6 +18,7 @@ from tests.peft.fixtures import (
     Expected,
     backbone,
     factors,
+    fixture_copy,
     small_base,
     write_folder,
 )
@@ -207,18 +207,6 @@ def test_weights_of_16_bits_are_read(tmp_path):
         np.testing.assert_array_equal(a, got[0][0])
         np.testing.assert_allclose(b, got[0][1], atol=1e-3)
     np.testing.assert_array_equal(got[0][1], got[2][1])
-
-
-def fixture_copy(tmp_path, name, change):
-    """A copy of a fixture whose config and tensors are changed."""
-    folder = tmp_path / "copy"
-    shutil.copytree(DATA / name, folder)
-    config = json.loads((folder / "adapter_config.json").read_text())
-    tensors = load_file(folder / "adapter_model.safetensors")
-    change(config, tensors)
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    save_file(tensors, folder / "adapter_model.safetensors")
-    return folder
 
 
 LLAMA_UP = "base_model.model.model.layers.0.mlp.up_proj"
