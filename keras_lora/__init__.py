@@ -19,7 +19,7 @@ from keras_lora.methods.lora import (
     LoRAEmbedding,
     lora_plus,
 )
-from keras_lora.peft import inspect_adapter, load_peft
+from keras_lora.peft import inspect_adapter, load_peft, save_peft
 from keras_lora.rewrite import (
     disabled,
     eject,
@@ -57,6 +57,7 @@ __all__ = [
     "lora_plus",
     "merge",
     "save_adapter",
+    "save_peft",
     "summary",
 ]
 

@@ -53,6 +53,9 @@ class AdapterInfo:
         base: The base's fingerprint: `"sampled"`, `"variables"` (dtype,
             shape, hash by path) and `"outputs"`.
         tensors: Dtype and shape of each tensor, by key.
+        modules: For a file made from a PEFT folder, by path: the Hugging Face
+            module of an adapted layer, the first of its output's columns, and
+            how many there are in all. Else empty.
         digest: A hash of all this, by which another file of the same name is
             told apart.
     """
@@ -66,6 +69,7 @@ class AdapterInfo:
     outside: tuple[str, ...]
     base: dict[str, Any]
     tensors: Tensors
+    modules: dict[str, list[Any]] = field(default_factory=dict)
     digest: str = field(default="", repr=False)
 
     @property
@@ -140,6 +144,7 @@ def info_of(
         outside=tuple(record["outside"]),
         base=record["base"],
         tensors=tensors,
+        modules=record.get("modules", {}),
         digest=digest,
     )
 
@@ -280,7 +285,8 @@ def adapter_bytes(
 def record_of(info: AdapterInfo) -> dict[str, Any]:
     """The record that a file's header came from."""
     names = ("version", "layers", "trained", "head", "outside", "base")
-    return {name: getattr(info, name) for name in names}
+    record = {name: getattr(info, name) for name in names}
+    return {**record, "modules": info.modules} if info.modules else record
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -61,7 +61,16 @@ def wrong_record(record: dict[str, Any]) -> list[str]:
         and len(head["layers"]) <= MOST_HEAD_LAYERS
     ):
         problems.append("record: `head` is malformed")
-    return problems
+    return problems + _wrong_modules(record.get("modules", {}))
+
+
+def _wrong_modules(modules: Any) -> list[str]:
+    """Says whether it is malformed from which modules layers came."""
+    if isinstance(modules, dict) and fits(
+        list(modules.values()), [(str, int, int)]
+    ):
+        return []
+    return ["record: `modules` are malformed"]
 
 
 def _wrong_settings(path: str, settings: Any) -> list[str]:

@@ -93,7 +93,14 @@ def save_adapter(
     keras_lora.save_adapter(model, "task.safetensors")
     ```
     """
-    what = f"{path} was not saved"
+    record, tensors = gathered(model, head, f"{path} was not saved")
+    write_adapter(path, tensors, record)
+
+
+def gathered(
+    model: Any, head: str | None, what: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The record and tensors of a file with everything a task trained."""
     adapted = Adapted(model)
     raise_if(what, adapted.problems + adapted.switched_off)
     base, found = adapted.base, adapted.layers
@@ -126,7 +133,7 @@ def save_adapter(
         },
     }
     raise_if(what, problems + wrong_file(record, tensors))
-    write_adapter(path, tensors, record)
+    return record, tensors
 
 
 def in_file_form(
