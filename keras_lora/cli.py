@@ -1,4 +1,4 @@
-"""`keras-lora inspect FILE` and `keras-lora merge BASE FILE -o OUT`."""
+"""The command `keras-lora`: inspect, merge, and PEFT folders in and out."""
 
 import argparse
 import sys
@@ -8,6 +8,8 @@ from pathlib import Path
 from keras_lora.files import format as file_format
 from keras_lora.files.regular import open_regular
 from keras_lora.peft.inspect import inspect_adapter
+
+BASE = "the base: a .keras file, or a KerasHub preset's or checkpoint's folder"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,16 +26,60 @@ def main(arguments: list[str] | None = None) -> int:
     fold.add_argument(
         "-o", "--output", type=Path, required=True, help="a new .keras file"
     )
+    bring = commands.add_parser("import", help="write a PEFT folder as a file")
+    bring.add_argument("base", type=Path, help=BASE)
+    bring.add_argument("folder", type=Path, help="a PEFT folder")
+    bring.add_argument(
+        "-o", "--output", type=Path, required=True, help="a new adapter file"
+    )
+    send = commands.add_parser("export", help="write a file as a PEFT folder")
+    send.add_argument("base", type=Path, help=BASE)
+    send.add_argument("file", type=Path, help="an adapter file")
+    send.add_argument(
+        "-o", "--output", type=Path, required=True, help="a new PEFT folder"
+    )
+    send.add_argument(
+        "--prefix", default="", help='before names, such as "transformer."'
+    )
+    send.add_argument("--base-model", default="", help="the base's name")
+    send.add_argument("--task-type", help="such as CAUSAL_LM")
+    for command in (bring, send):
+        command.add_argument(
+            "--no-head",
+            dest="head",
+            action="store_false",
+            help="leave out what was trained outside of the base",
+        )
     chosen = parser.parse_args(arguments)
     try:
-        if chosen.command == "inspect":
-            print(inspect_adapter(chosen.file))
-        else:
-            print(merge_files(chosen.base, chosen.file, chosen.output))
+        print(run(chosen))
     except (ValueError, OSError) as error:
         print(f"keras-lora: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def run(chosen: argparse.Namespace) -> str:
+    """Does what a command line says; gives what it prints."""
+    if chosen.command == "inspect":
+        return str(inspect_adapter(chosen.file))
+    if chosen.command == "merge":
+        return merge_files(chosen.base, chosen.file, chosen.output)
+    from keras_lora.peft.convert import export_file, import_folder
+
+    if chosen.command == "import":
+        return import_folder(
+            chosen.base, chosen.folder, chosen.output, chosen.head
+        )
+    return export_file(
+        chosen.base,
+        chosen.file,
+        chosen.output,
+        chosen.head,
+        prefix=chosen.prefix,
+        base_model=chosen.base_model,
+        task_type=chosen.task_type,
+    )
 
 
 def merge_files(base: Path, file: Path, output: Path) -> str:

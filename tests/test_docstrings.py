@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import keras_lora
+from tests.models import hub
 
 NAMES = sorted(keras_lora.__all__)
 
@@ -66,6 +67,8 @@ def test_its_example_runs(name, tmp_path, monkeypatch):
     examples = re.findall(r"```python\n(.*?)```", parts(name), re.S)
     assert examples
     for example in examples:
+        if "keras_hub" in example:
+            hub()
         scope = {"keras": keras, "keras_lora": keras_lora, "np": np}
         exec(compile(example, name, "exec"), scope)
 

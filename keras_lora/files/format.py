@@ -54,8 +54,9 @@ class AdapterInfo:
             shape, hash by path) and `"outputs"`.
         tensors: Dtype and shape of each tensor, by key.
         modules: For a file made from a PEFT folder, by path: the Hugging Face
-            module of an adapted layer, the first of its output's columns, and
-            how many there are in all. Else empty.
+            module of an adapted layer, the first of the layer's columns in
+            it, how many it has, and whether torch keeps it (in, out). Else
+            empty.
         digest: A hash of all this, by which another file of the same name is
             told apart.
     """

@@ -67,7 +67,7 @@ def wrong_record(record: dict[str, Any]) -> list[str]:
 def _wrong_modules(modules: Any) -> list[str]:
     """Says whether it is malformed from which modules layers came."""
     if isinstance(modules, dict) and fits(
-        list(modules.values()), [(str, int, int)]
+        list(modules.values()), [(str, int, int, bool)]
     ):
         return []
     return ["record: `modules` are malformed"]

@@ -37,6 +37,7 @@ def as_file(
         "head": head,
         "outside": list(dict.fromkeys(owner(k[1:]) for k in outside)),
         "base": base,
+        "modules": modules_of(translated.origin, translated.settings),
     }
     theirs = translated.info
     info = info_of(
@@ -56,6 +57,7 @@ def read_as_file(
     sampled: bool,
     outputs: list[Any],
     what: str,
+    head: bool = True,
 ) -> tuple[AdapterInfo, Arrays]:
     """Reads a folder for a bare base, its classifier as a head if it can be.
 
@@ -66,12 +68,15 @@ def read_as_file(
         sampled: Whether that is of samples.
         outputs: The base's symbolic outputs.
         what: What is not done where something is wrong.
+        head: Whether a classifier goes along.
     """
     translated = translate(read_folder(folder), origin)
+    if not head:
+        translated.outside = {}
     raise_if(what, translated.problems)
     tensors, outside = translated.read()
     task = translated.info.config.get("task_type")
-    head, of_head, problems = head_on(outside, outputs, task)
+    config, of_head, problems = head_on(outside, outputs, task)
     trained = set(translated.trained)
     base = {
         "sampled": sampled,
@@ -81,6 +86,29 @@ def read_as_file(
         "outputs": None,
     }
     tensors |= of_head
-    info, wrong = as_file(translated, tensors, base, head)
+    info, wrong = as_file(translated, tensors, base, config)
     raise_if(what, translated.problems + problems + wrong)
     return info, tensors
+
+
+def modules_of(origin: Origin, adapted: dict[str, Any]) -> dict[str, Any]:
+    """From which modules adapted layers come, as it stands in a file.
+
+    None of it where a layer's share of a module is more than some columns.
+    """
+    found: dict[str, Any] = {}
+    for module, parts in origin.parts.items():
+        size_out = sum(len(part.rows_out) for part in parts)
+        for part in parts:
+            if part.path not in adapted:
+                continue
+            first = part.columns()
+            if first is None:
+                return {}
+            found[part.path] = [
+                module,
+                first,
+                size_out,
+                part.transposed,
+            ]
+    return found

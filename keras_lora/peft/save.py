@@ -190,13 +190,13 @@ def of_file(path: Any, prefix: str, what: str) -> Export:
     raise_if(what, problems)
     tensors = read_tensors(info)
     targets: dict[str, Target] = {}
-    for layer, (module, start, size_out) in info.modules.items():
+    for layer, (module, start, size_out, turned) in info.modules.items():
         a, b = (tensors[join(layer, f"lora_{n}")] for n in "ab")
         if not 0 <= start <= start + b.shape[1] <= size_out:
             raise ValueError(f"{what}: {layer}: columns beyond its module")
         rows = np.arange(start, start + b.shape[1])
         target = targets.setdefault(module, Target(len(a), size_out, []))
-        target.parts.append(Part(layer, np.arange(len(a)), rows))
+        target.parts.append(Part(layer, np.arange(len(a)), rows, turned))
     export = Export()
     put_modules(
         export, targets, info.layers, tensors, lambda path: np.zeros(1), prefix

@@ -36,6 +36,16 @@ class Part:
     rows_out: Array
     transposed: bool = False
 
+    def columns(self) -> int | None:
+        """The first of the tensor's rows, where they follow on each other."""
+        first = int(self.rows_out[0])
+        in_order = np.arange(len(self.rows_in))
+        if np.array_equal(self.rows_in, in_order) and np.array_equal(
+            self.rows_out, first + np.arange(len(self.rows_out))
+        ):
+            return first
+        return None
+
 
 @dataclass(frozen=True)
 class Matrix:
