@@ -152,6 +152,10 @@ def info_of(
 
 def safetensors_size(path: Path, what: str) -> int:
     """The bytes of a file, which is one and not too large to be read."""
+    if path.is_dir():
+        raise ValueError(
+            f"{what}: it is no file but a folder; `load_peft` takes PEFT's"
+        )
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size

@@ -92,6 +92,15 @@ def plain_number(value: float) -> float | int:
     return int(value) if float(value).is_integer() else float(value)
 
 
+def prefixed(prefix: str, name: str) -> str:
+    """A name as the torch class has it; some converters' have the prefix.
+
+    A language model's output layer stands beside what the prefix is of.
+    """
+    beside = name.startswith((prefix, "lm_head."))
+    return name if beside or name == "lm_head" else prefix + name
+
+
 def put_modules(
     export: Export,
     targets: Mapping[str, Target],
@@ -124,7 +133,7 @@ def put_modules(
         mine = [part for part in target.parts if part.path in settings]
         placed |= {part.path for part in mine}
         if mine and not export.problems:
-            name = prefix + module
+            name = prefixed(prefix, module)
             put_factors(export, name, target, mine, settings, tensors)
             if "dora" in methods:
                 length = np.empty(target.size_out, "float32")
@@ -209,8 +218,8 @@ def put_whole(
         if whole is None:
             export.problems.append(f"{key}: it did not train as a whole")
             continue
-        export.tensors[f"{WRAPPER}{prefix}{key}"] = whole
-        export.saved.append(prefix + module)
+        export.tensors[WRAPPER + prefixed(prefix, key)] = whole
+        export.saved.append(prefixed(prefix, module))
         wanted -= set(names)
     export.problems += [
         f"{key}: it trained, and comes from no tensor that is known"

@@ -32,9 +32,10 @@ PICKLE = "adapter_model.bin"
 MAX_CONFIG = 16 << 20
 FACTOR = re.compile(
     r"(.+)\.(lora_A|lora_B|lora_magnitude_vector|lora_embedding_A"
-    r"|lora_embedding_B)(?:\.default)?(?:\.(weight|bias))?"
+    r"|lora_embedding_B)(?:\.default)?(?:\.(weight|bias))?",
+    re.DOTALL,
 )
-WHOLE = re.compile(r"(.+?)(?:\.modules_to_save(?:\.default)?)?\.(\w+)")
+WRAPPED = re.compile(r"\.modules_to_save(\.default)?(?=\.\w+$)")
 COPY = ".base_layer.weight"
 """Ends the key of a frozen weight that PEFT saves beside its adapter."""
 
@@ -146,13 +147,22 @@ class PeftInfo:
         """Keys of tensors that are saved whole, by their name in the model."""
         found = {}
         for key in self.tensors:
-            match = WHOLE.fullmatch(key.removeprefix(WRAPPER))
-            if FACTOR.fullmatch(key) or match is None:
+            copy = key.removesuffix(COPY)
+            if FACTOR.fullmatch(key) or copy != key and self._adapts(copy):
                 continue
-            if key.endswith(COPY) and self._adapts(key.removesuffix(COPY)):
-                continue
-            found[f"{match[1]}.{match[2]}"] = key
+            found[WRAPPED.sub("", key.removeprefix(WRAPPER))] = key
         return found
+
+    @property
+    def _doubles(self) -> list[str]:
+        """Keys that name what another key names."""
+        used = {k for m in self.modules.values() for k in m.keys.values()}
+        used |= set(self.saved.values())
+        return [
+            key
+            for key in self.tensors
+            if key not in used and not key.endswith(COPY)
+        ]
 
     def _adapts(self, module: str) -> bool:
         return module.removeprefix(WRAPPER) in self.modules
@@ -211,6 +221,7 @@ class PeftInfo:
             for key in self.tensors
             if len(key) > LONGEST_NAME
         ]
+        problems += [f"{key}: there are two of it" for key in self._doubles]
         if not self.modules:
             problems.append(f"{TENSORS} holds no lora_A and lora_B")
         return problems

@@ -13,13 +13,18 @@ from keras_lora.methods.lora.config import quantized
 from keras_lora.model import surgery
 from keras_lora.model.paths import join, own_variables
 from keras_lora.model.surgery import Layer
+from keras_lora.peft.config import Config
 from keras_lora.peft.folder import Module, PeftInfo, read_peft_tensors
 from keras_lora.peft.hub import Port
+from keras_lora.peft.names import numbered
 from keras_lora.peft.origin import Origin
 from keras_lora.peft.trace import Matrix, Part
 
 Array = np.ndarray
-LANGUAGE_MODELS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
+NO_LANGUAGE = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
+"""Tasks whose models do not give words by the table that they read."""
+LANGUAGE = re.compile("LM|Generation|PreTraining")
+"""In the names of torch classes whose models do."""
 
 
 @dataclass
@@ -190,7 +195,7 @@ def missing_blocks(info: PeftInfo, origin: Origin) -> list[str]:
         return []
     there = {origin.module(name) or name for name in info.modules}
     kinds = {re.sub(r"\d+", "#", name) for name in there}
-    ends = {t for t in targets if isinstance(t, str) and not has_number(t)}
+    ends = {t for t in targets if isinstance(t, str) and not numbered(t)}
     missing = [
         name
         for name in origin.parts
@@ -207,11 +212,6 @@ def missing_blocks(info: PeftInfo, origin: Origin) -> list[str]:
     ]
 
 
-def has_number(target: str) -> bool:
-    """Whether a target names the number of a block."""
-    return any(part.isdecimal() for part in target.split("."))
-
-
 def place_tensor(found: Translation, name: str, key: str) -> None:
     """Finds the weights of a tensor that is saved whole."""
     info, origin = found.info, found.origin
@@ -221,6 +221,9 @@ def place_tensor(found: Translation, name: str, key: str) -> None:
         found.problems.append(str(error))
         return
     module, _, weight = name.rpartition(".")
+    if not ports and numbered(name):
+        found.problems.append(f"{name}: no layer of this base comes from it")
+        return
     if not ports:
         found.outside.setdefault(module, {})[weight] = key
         return
@@ -246,13 +249,21 @@ def tied(found: Translation, port: Port, name: str) -> list[str]:
         port.name != "embeddings"
         or not getattr(layer, "tie_weights", False)
         or config.get("ensure_weight_tying")
-        or config.get("task_type") not in LANGUAGE_MODELS
+        or config.get("task_type") in NO_LANGUAGE
+        or not may_give_language(config)
     ):
         return []
     return [
         f"{name}: saved for the input alone; here {port.path!r} is tied to "
         "the output, which would change with it (ensure_weight_tying)"
     ]
+
+
+def may_give_language(config: Config) -> bool:
+    """Whether a folder's torch class may be a language model."""
+    found = config.get("auto_mapping")
+    name = found.get("base_model_class") if isinstance(found, dict) else None
+    return not isinstance(name, str) or LANGUAGE.search(name) is not None
 
 
 def column_lengths(layer: Layer) -> Array:

@@ -225,6 +225,15 @@ def third_block(config, tensors):
             tensors[key.replace(".1.", ".2.")] = tensors[key]
 
 
+def kasa(config, tensors):
+    tensors[f"{LLAMA_UP}.lora_diag"] = np.ones(4, "float32")
+
+
+def norm_beyond(config, tensors):
+    key = "base_model.model.model.layers.7.input_layernorm.weight"
+    tensors[key] = np.ones(32, "float32")
+
+
 def swapped(config, tensors):
     a, b = (f"{LLAMA_UP}.lora_{n}.weight" for n in "AB")
     tensors[a], tensors[b] = tensors[b].T.copy(), tensors[a].T.copy()
@@ -261,6 +270,8 @@ def setting(**settings):
         (embedding, ["model.embed_tokens", "embedding"]),
         (lm_head, ["lm_head"]),
         (nan, ["up_proj.lora_A.weight", "not finite"]),
+        (kasa, ["up_proj.lora_diag"]),
+        (norm_beyond, ["layers.7.input_layernorm.weight"]),
         (half, ["layers.0.mlp.up_proj", "no lora_B"]),
         (setting(bias="all"), ["bias='all'"]),
         (setting(use_dora=True), ["no lora_magnitude_vector"]),
@@ -287,7 +298,7 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path, change, words):
     base = backbone("llama")
     before = state(base)
     with pytest.raises(ValueError) as error:
-        keras_lora.load_peft(base, folder)
+        keras_lora.load_peft(base, folder, head=False)
     for word in words:
         assert word in str(error.value)
     assert state(base) == before
@@ -320,9 +331,16 @@ def test_another_familys_folder_is_refused():
     assert state(base) == before
 
 
-def test_a_table_tied_to_the_output_is_not_trained_for_the_input(tmp_path):
+LANGUAGE_MODEL = {"auto_mapping": {"base_model_class": "GemmaForCausalLM"}}
+NONE = {"task_type": None}
+
+
+@pytest.mark.parametrize("said", [{}, NONE, {**NONE, **LANGUAGE_MODEL}])
+def test_a_table_tied_to_the_output_is_not_trained_for_the_input(
+    tmp_path, said
+):
     def change(config, tensors):
-        config["modules_to_save"] = ["embed_tokens"]
+        config |= {**said, "modules_to_save": ["embed_tokens"]}
         key = "base_model.model.model.embed_tokens.weight"
         tensors[key] = np.ones(table, "float32")
 
@@ -334,7 +352,11 @@ def test_a_table_tied_to_the_output_is_not_trained_for_the_input(tmp_path):
         keras_lora.load_peft(base, folder)
     assert state(base) == before
     config = json.loads((folder / "adapter_config.json").read_text())
-    config["ensure_weight_tying"] = True
+    if said:
+        name = "GemmaForSequenceClassification"
+        config["auto_mapping"] = {"base_model_class": name}
+    else:
+        config["ensure_weight_tying"] = True
     (folder / "adapter_config.json").write_text(json.dumps(config))
     keras_lora.load_peft(base, folder)
     assert (numpy_of(base.token_embedding.embeddings) == 1).all()
