@@ -131,7 +131,9 @@ def larger(shape: Shape | None, stated: Shape) -> Shape:
     if shape is None:
         return stated
     if len(shape) != len(stated):
-        raise Unclear(f"it takes {len(stated)} axes, would get {len(shape)}")
+        raise Unclear(
+            f"it takes a shape of {len(stated)} axes, would get {len(shape)}"
+        )
     return tuple(map(max, shape, stated))
 
 

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import re
-import stat
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,7 @@ from keras_lora.files.format import (
     safetensors_size,
 )
 from keras_lora.files.record import FLOATS, too_deep
+from keras_lora.files.regular import read_regular
 from keras_lora.methods.lora.low_rank import rank_and_alpha
 from keras_lora.peft.config import LowRank, malformed, unsupported
 from keras_lora.peft.names import WRAPPER
@@ -297,13 +297,7 @@ def widened(value: np.ndarray) -> np.ndarray:
 def _config(path: Path, what: str) -> dict[str, Any]:
     """The config, once it is known to be a JSON object of some size."""
     try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError(f"{path.name} is no file")
-        if found.st_size > MAX_CONFIG:
-            raise ValueError(f"{path.name} is over {MAX_CONFIG:,} bytes")
-        with open(path, "rb") as file:
-            config = json.loads(file.read(MAX_CONFIG + 1).decode())
+        config = json.loads(read_regular(path, MAX_CONFIG).decode())
     except OSError as error:
         raise ValueError(f"{what}: {path.name}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
