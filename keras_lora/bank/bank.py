@@ -1,17 +1,15 @@
 """One base, many adapters: each call, or each row of a call, names its own."""
 
-import contextlib
-import logging
+import functools
 import os
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_lora.bank.adapter import BankAdapter, ServedBase, read_adapter
+from keras_lora.bank.adapter import BankAdapter
 from keras_lora.bank.batches import (
     Adapters,
     Batch,
@@ -21,46 +19,32 @@ from keras_lora.bank.batches import (
     rows_of,
     spread,
 )
+from keras_lora.bank.core import DECLARED, LOG, Served
 from keras_lora.bank.export import export
 from keras_lora.bank.folder import read_folder, write_folder
-from keras_lora.bank.inputs import symbolic_inputs, with_ids
-from keras_lora.bank.memory import LARGEST_RANK, MOST_SLOTS
-from keras_lora.bank.probe import probe
+from keras_lora.bank.generate import (
+    Generation,
+    Generator,
+    language_model,
+    no_weights,
+    streamed,
+)
+from keras_lora.bank.inputs import with_ids
+from keras_lora.bank.prompts import read_prompts
 from keras_lora.bank.raw import (
     has_preprocessor,
     one_row_like,
     prepared,
     row_count,
 )
-from keras_lora.bank.routing import Routed
-from keras_lora.bank.slots import Slots, declared_kinds
+from keras_lora.bank.routing import RowWeights
 from keras_lora.bank.summary import BankSummary, summarize
 from keras_lora.errors import raise_if
-from keras_lora.model import surgery
-from keras_lora.model.compiled import HOLD, forget_compiled
-from keras_lora.model.fingerprint import by_path, is_sampled, layer_digests
-from keras_lora.model.paths import structural_paths
 from keras_lora.model.surgery import Layer
-from keras_lora.rewrite.checks import not_a_base
-from keras_lora.settings import positive_int, wrong_targets
-from keras_lora.targets import Targets
-
-LOG = logging.getLogger("keras_lora")
-SERVED = "it is served by an AdapterBank: `detach` the bank first"
-DECLARED = ("capacity", "rank", "targets")
-"""Settings that a saved bank is made with again."""
-REPLACED = "`active` is gone: write `with bank.using(name): ...`"
-PLAIN_CALLS = (
-    "predict",
-    "predict_on_batch",
-    "evaluate",
-    "test_on_batch",
-    "generate",
-)
-"""What a caller may do with the base itself; the bank waits meanwhile."""
+from keras_lora.settings import positive_int
 
 
-class AdapterBank:
+class AdapterBank(Served):
     """Serves many adapters on one base, which stays in memory once.
 
     Adapters of any rank, target, method and head live side by side. The
@@ -107,237 +91,6 @@ class AdapterBank:
         - [Punica: Multi-Tenant LoRA Serving](
           https://arxiv.org/abs/2310.18547)
     """
-
-    def __init__(
-        self,
-        base: Layer,
-        capacity: int = 8,
-        *,
-        rank: int | None = None,
-        targets: Targets | None = None,
-    ) -> None:
-        layers = structural_paths(base)
-        problems = not_a_base(layers)
-        problems += positive_int("capacity", capacity, MOST_SLOTS)
-        if rank is not None:
-            problems += positive_int("rank", rank, LARGEST_RANK)
-        if targets is not None:
-            problems += wrong_targets(targets)
-        raise_if("AdapterBank was not made", problems)
-        self._declared = {
-            "capacity": int(capacity),
-            "rank": rank and int(rank),
-            "targets": targets,
-        }
-        self._base, self._layers = base, layers
-        self._lock = threading.RLock()
-        self._saving = threading.Lock()
-        self._preparing = threading.Lock()
-        self._adapters: Adapters = {}
-        self._inputs = symbolic_inputs(base)
-        limits = declared_kinds(layers, rank, targets)
-        unfit = probe(base, layers, self._inputs)
-        limits = {p: k for p, k in limits.items() if p not in unfit.inputs}
-        sampled = is_sampled(layers.values())
-        digests = by_path(
-            {p: layer_digests(la, sampled) for p, la in layers.items()}
-        )
-        self._slots = Slots(layers, int(capacity))
-        self._training = [v for v in base.variables if v.trainable]
-        self._using: list[str | None] = []
-        self._restore: list[Callable[[], None]] = []
-        try:
-            self._take_base()
-            self._slots.provide(limits)
-            self._model = self._build_model()
-            outputs = list(self._model.outputs)
-        except BaseException:
-            self._leave_base()
-            raise
-        self._served = ServedBase(layers, digests, sampled, outputs, unfit)
-        forget_compiled(layers.values())
-
-    def _take_base(self) -> None:
-        """Marks the base as served, and keeps it from training."""
-        for variable in self._training:
-            variable.trainable = False
-        for layer in self._layers.values():
-            layer.__dict__["_keras_lora_bank"] = self
-            layer.__dict__[HOLD] = self._hold
-            self._restore += surgery.hold_inference(layer, SERVED)
-        self._restore += surgery.forbid_training(self._base, SERVED)
-        self._restore += surgery.run_within(self._base, PLAIN_CALLS, self._hold)
-
-    def _leave_base(self) -> None:
-        """Makes the base what it was."""
-        self._slots.close()
-        while self._restore:
-            self._restore.pop()()
-        for layer in self._layers.values():
-            layer.__dict__.pop("_keras_lora_bank", None)
-            layer.__dict__.pop(HOLD, None)
-        for variable in self._training:
-            variable.trainable = True
-
-    def _build_model(self) -> Any:
-        ids = keras.Input((), dtype="int32", name="adapter_ids")
-        routed = Routed(self._base, lambda: self._slots.count, name="routed")
-        outputs = routed(self._inputs, ids)
-        model = keras.Model(with_ids(self._inputs, ids), outputs, name="bank")
-        surgery.forbid_training(model, SERVED)
-        return model
-
-    @property
-    def model(self) -> Any:
-        """A Keras model over the base's inputs and `adapter_ids`.
-
-        `adapter_ids` is int32 (batch,): slots as `adapter_ids` gives them, 0
-        for the base. It gives the base's outputs; a row with an id that is no
-        slot is NaN. Calls that run while others load adapters should hold no
-        id for long: an adapter may leave its slot.
-        """
-        self._check_attached()
-        return self._model
-
-    @property
-    def cache_misses(self) -> int:
-        """How often an adapter had to be put into a slot, as no slot had it."""
-        return self._slots.cache_misses
-
-    @property
-    def brought_in(self) -> int:
-        """What `cache_misses` was called in version 0.1."""
-        return self.cache_misses
-
-    @property
-    def names(self) -> list[str]:
-        """The loaded adapters, in the order they were first loaded."""
-        with self._lock:
-            return list(self._adapters)
-
-    def load(self, name: str, path: str | os.PathLike[str]) -> None:
-        """Reads an adapter; a name that is loaded gets its contents.
-
-        Args:
-            name: 1 to 100 letters, digits, dots, dashes and underscores.
-            path: An adapter file that was trained on this base, or a Hugging
-                Face PEFT folder for it, as in `load_peft`. A classifier in
-                one becomes a head where its `task_type` tells what it stands
-                on: `SEQ_CLS` on a pooled output, `TOKEN_CLS` on a sequence.
-
-        Raises:
-            ValueError: The file cannot be read or does not fit the base, or
-                trained something of the base itself (the weights are named),
-                or has a head that cannot be rebuilt, or the slots for it
-                would take more than the machine's memory. The bank is as it
-                was.
-        """
-        self._check_attached()
-        adapter = read_adapter(name, path, self._served)
-        with self._attached():
-            grown = self._slots.provide(adapter.kinds)
-            if grown:
-                forget_compiled([*self._layers.values(), self._model])
-                LOG.info(
-                    "bank grew on %d layers; functions are traced again", grown
-                )
-            old = self._adapters.get(name)
-            if old is not None and old is self._slots.pinned:
-                self._slots.pin(adapter)
-            self._adapters[name] = adapter
-            if old is not None:
-                self._slots.drop(old)
-
-    def unload(self, name: str) -> None:
-        """Forgets an adapter.
-
-        Raises:
-            ValueError: No adapter has this name, or it is in use.
-        """
-        with self._attached():
-            what = f"{name!r} was not unloaded"
-            raise_if(what, self._unknown([name]))
-            if name in self._using:
-                raise ValueError(f"{what}: leave its `using` block first")
-            self._slots.drop(self._adapters.pop(name))
-
-    @contextlib.contextmanager
-    def using(self, name: str | None) -> Iterator[Any]:
-        """Makes plain calls of the base follow an adapter in a `with` block.
-
-        Plain calls are those of the base itself and of models around it, such
-        as `base(x)`, `base.predict` or KerasHub's `generate`. In the block
-        they give the base's output as the adapter makes it, without its head.
-        Nothing is traced again. The bank is held: what other threads ask of
-        it, and what they run compiled of the base, waits until the block
-        ends; there they get the base. Blocks may be nested; the innermost
-        counts. Many callers at a time are served by `predict`.
-
-        Args:
-            name: The adapter, or None for the base.
-
-        Yields:
-            The base.
-
-        Raises:
-            ValueError: No adapter has this name, or no slot is free.
-
-        Example:
-
-        ```python
-        base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
-        keras_lora.inject(base, keras_lora.LoRAConfig(rank=2))
-        keras_lora.save_adapter(base, "a.safetensors")
-        bank = keras_lora.AdapterBank(keras_lora.eject(base))
-        bank.load("a", "a.safetensors")
-        with bank.using("a"):
-            y = base.predict(np.ones((1, 8), "float32"), verbose=0)
-        ```
-        """
-        with self._attached():
-            raise_if("Nothing is in use", self._unknown([name]))
-            self._pin(name)
-            self._using.append(name)
-            try:
-                yield self._base
-            finally:
-                self._using.pop()
-                self._pin(self._using[-1] if self._using else None)
-
-    def _pin(self, name: str | None) -> None:
-        self._slots.pin(None if name is None else self._adapters[name])
-
-    @property
-    def active(self) -> None:
-        """What version 0.1 had in place of `using`."""
-        raise AttributeError(REPLACED)
-
-    @active.setter
-    def active(self, name: Any) -> None:
-        raise AttributeError(REPLACED)
-
-    def adapter_ids(self, adapter: Sequence[str | None]) -> np.ndarray:
-        """Brings adapters in and gives the ids that `model` takes.
-
-        Args:
-            adapter: A name, or None for the base, a row.
-
-        Returns:
-            Int32 array (rows,). It holds until other adapters are brought in.
-
-        Raises:
-            ValueError: A name is not loaded, or there are more than fit.
-        """
-        with self._attached():
-            adapter = names_of_rows(adapter, 1)
-            raise_if("No ids", self._unknown(adapter))
-            wanted = dict.fromkeys(n for n in adapter if n is not None)
-            if len(wanted) > self._slots.capacity:
-                raise ValueError(
-                    f"{len(wanted)} adapters do not fit into capacity "
-                    f"{self._slots.capacity} at once"
-                )
-            return np.array(self._slots_of(adapter, self._adapters), "int32")
 
     def predict(
         self, x: Any, adapter: Names = None, batch_size: int = 32
@@ -396,6 +149,151 @@ class AdapterBank:
             return results
         return keras.tree.map_structure(lambda *a: np.stack(a), *results)
 
+    def generate(
+        self,
+        inputs: Any,
+        adapter: Names = None,
+        max_length: int | None = None,
+        stop_token_ids: Any = "auto",
+        strip_prompt: bool = False,
+        batch_size: int = 32,
+        *,
+        task: Any = None,
+    ) -> Any:
+        """Generates text with a KerasHub language model, many adapters at once.
+
+        The base is a `CausalLM` or `Seq2SeqLM`, or the backbone of one. Rows
+        get what KerasHub's own `generate` would give each alone; with a
+        sampler that draws, the draws are the batch's. Few lengths and sizes
+        of batches are compiled. The bank is not held meanwhile: others
+        predict, load and unload, and a call goes on with what it began with.
+
+        Args:
+            inputs: As for KerasHub's `generate`: a text or a list of texts
+                where the task has a preprocessor, else a dict of int arrays
+                `token_ids` and `padding_mask` (rows, length), padded to the
+                length that is wanted.
+            adapter: None for the base, a name for all rows, or one name or
+                None a row. A head that an adapter has is not used.
+            max_length: Tokens a row, prompt and answer together. Without a
+                preprocessor the length of the inputs counts.
+            stop_token_ids: `"auto"` for the tokenizer's, None, or ids that
+                end a row.
+            strip_prompt: Whether answers come without their prompts.
+            batch_size: Rows that are generated together, int above 0. Beam
+                search takes rows of prompts of one length together, and each
+                row alone where tokens end it.
+            task: The language model, where the base is a backbone that
+                several use.
+
+        Returns:
+            What KerasHub's `generate` gives: a text, a list of texts, or the
+            dict of arrays (rows, length).
+
+        Raises:
+            ValueError: A name is not loaded, there are not as many as rows,
+                or the base is no language model of KerasHub's.
+        """
+        call = self._generation(
+            inputs, adapter, max_length, stop_token_ids, batch_size, task
+        )
+        with self._running():
+            outputs = call.run(batch_size)
+        return call.prompts.answer(outputs, strip_prompt)
+
+    def stream(
+        self,
+        inputs: Any,
+        adapter: Names = None,
+        max_length: int | None = None,
+        stop_token_ids: Any = "auto",
+        batch_size: int = 32,
+        *,
+        tokens: int = 8,
+        task: Any = None,
+    ) -> Iterator[list[Any]]:
+        """Generates as `generate` does, and gives what is new as it comes.
+
+        KerasHub keeps no cache between calls, so that each step runs what is
+        there already once more, in one pass. No beam search.
+
+        Args:
+            inputs: As for `generate`, as are the arguments below but one.
+            adapter: None, a name, or one name or None a row.
+            max_length: Tokens a row, prompt and answer together.
+            stop_token_ids: What ends a row.
+            batch_size: Rows that are generated together, int above 0.
+            tokens: How many tokens a row a step adds, int above 0.
+            task: The language model.
+
+        Yields:
+            Lists with an item a row: the new text, or without a preprocessor
+            an array (new tokens,); both are empty where nothing is new.
+
+        Raises:
+            ValueError: As for `generate`.
+        """
+        raise_if("Nothing was generated", positive_int("tokens", tokens))
+        call = self._generation(
+            inputs, adapter, max_length, stop_token_ids, batch_size, task
+        )
+        if call.generator.searches_beams:
+            raise ValueError("Nothing was generated: beams are not streamed")
+        return streamed(call, tokens, batch_size, self._running)
+
+    def _generation(
+        self,
+        inputs: Any,
+        adapter: Names,
+        max_length: int | None,
+        stop_token_ids: Any,
+        batch_size: int,
+        task: Any,
+    ) -> Generation:
+        """A call as it begins: what is replaced from now on is not seen."""
+        problems = positive_int("batch_size", batch_size)
+        if max_length is not None:
+            problems += positive_int("max_length", max_length)
+        raise_if("Nothing was generated", problems)
+        with self._attached():
+            generator = self._generator_of(task)
+        with self._preparing:
+            prompts = read_prompts(
+                inputs, generator.task, max_length, stop_token_ids
+            )
+        names = names_of_rows(adapter, prompts.rows)
+        if len(names) != prompts.rows:
+            problems.append(
+                f"{len(names)} adapters were given for {prompts.rows} rows"
+            )
+        one = adapter is None or isinstance(adapter, str)
+        with self._attached():
+            problems += self._unknown([adapter] if one else names)
+            raise_if("Nothing was generated", problems)
+            chosen = {n: self._adapters[n] for n in names if n is not None}
+        if adapter is None:
+            return Generation(generator, prompts, names, no_weights)
+        gather = functools.partial(self._gather, chosen)
+        return Generation(generator, prompts, names, gather)
+
+    def _generator_of(self, task: Any) -> Generator:
+        """The language model over the base, and what it compiled."""
+        if task is None and self._generator is not None:
+            return self._generator
+        task = language_model(self._base, task)
+        if self._generator is None or self._generator.task is not task:
+            self._generator = Generator(task, self._slots, self._layers)
+        return self._generator
+
+    def _gather(
+        self, chosen: Adapters, names: Sequence[str | None]
+    ) -> RowWeights:
+        """The weights of rows' adapters, once they have been brought in."""
+        with self._attached():
+            weights = self._slots.weights_of(self._slots_of(names, chosen))
+            self._drop_replaced(chosen, names)
+            return weights
+
     def _forward(
         self, x: Any, batch: Batch, chosen: Adapters, batch_size: int
     ) -> list[tuple[Batch, Any]]:
@@ -414,20 +312,8 @@ class AdapterBank:
                 taken = np.resize(part.rows, size)
                 inputs = with_ids(rows_of(x, taken), ids, self._inputs)
                 done.append((part, self._model.predict_on_batch(inputs)))
-            for adapter in {chosen[n] for n in batch.names if n is not None}:
-                if self._adapters.get(adapter.name) is not adapter:
-                    # It was replaced or unloaded while the call ran.
-                    self._slots.drop(adapter)
+            self._drop_replaced(chosen, batch.names)
         return done
-
-    def _slots_of(
-        self, names: Sequence[str | None], chosen: Adapters
-    ) -> list[int]:
-        """Brings in what rows need; gives each row's slot."""
-        wanted = [n for n in dict.fromkeys(names) if n is not None]
-        slots = self._slots.bring_in([chosen[name] for name in wanted])
-        slot = dict(zip([None, *wanted], [0, *slots], strict=True))
-        return [slot[name] for name in names]
 
     def _no_rows(self, x: Any, adapter: BankAdapter | None) -> Any:
         """The output for no rows: in shape and dtype what a row gives."""
@@ -524,49 +410,3 @@ class AdapterBank:
         with self._attached():
             adapters = list(self._adapters.values())
             return summarize(self._base, self._slots, adapters)
-
-    def detach(self) -> Any:
-        """Gives the base back, bit for bit, and ends the bank.
-
-        Returns:
-            The base.
-
-        Raises:
-            ValueError: It is called in a `using` block.
-        """
-        with self._attached():
-            if self._using:
-                raise ValueError(
-                    "The bank was not detached: leave its `using` block first"
-                )
-            self._leave_base()
-            forget_compiled(self._layers.values())
-            self._adapters.clear()
-            base, self._base = self._base, None
-            return base
-
-    @contextlib.contextmanager
-    def _attached(self) -> Iterator[None]:
-        """Holds the lock over a bank that is not detached."""
-        with self._lock:
-            self._check_attached()
-            yield
-
-    def _hold(self) -> threading.RLock:
-        """What keeps others away while the base is called plainly."""
-        return self._lock
-
-    def _check_attached(self) -> None:
-        if self._base is None:
-            raise ValueError("The bank was detached; make a new one")
-
-    def _unknown(self, names: Sequence[Any]) -> list[str]:
-        """Says which names are not loaded, and what is."""
-        loaded = ", ".join(self._adapters) or "none"
-        wrong = [
-            f"no adapter {name!r}. Loaded: {loaded}"
-            for name in names
-            if name is not None
-            and not (isinstance(name, str) and name in self._adapters)
-        ]
-        return list(dict.fromkeys(wrong))

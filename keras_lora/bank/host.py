@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from keras_lora.bank.routing import Switch, ids_in_force
+from keras_lora.bank.routing import Switch, ids_in_force, stacks_in_force
 from keras_lora.methods import METHODS
 from keras_lora.methods.host import AdapterHost
 from keras_lora.methods.lora import LORA, lora_class
@@ -17,8 +17,9 @@ class BankHost(AdapterHost):
 
     @property
     def stacks(self) -> dict[str, Stack]:
-        """The layer's stacks by the key of their kind."""
-        return self.__dict__["_stacks"]
+        """The stacks in force, by the key of their kind."""
+        found: dict[str, Stack] | None = stacks_in_force(self)
+        return self.__dict__["_stacks"] if found is None else found
 
     @property
     def adapter_weights(self) -> dict[str, Any]:

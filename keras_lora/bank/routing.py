@@ -3,17 +3,23 @@
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeAlias
 
 import keras
 from keras import ops
 
+from keras_lora.methods.stack import OWN, Stack
 from keras_lora.model import surgery
 from keras_lora.model.surgery import Layer
+
+RowWeights: TypeAlias = dict[str, dict[str, dict[str, Any]]]
+"""By a host's path, a stack's key and a name: a tensor (rows, ...)."""
 
 
 class _Scope(threading.local):
     ids: Any = None
+    stacks: dict[int, dict[str, Stack]] | None = None
 
 
 _SCOPE = _Scope()
@@ -32,6 +38,33 @@ def route(ids: Any) -> Iterator[None]:
         yield
     finally:
         _SCOPE.ids = before
+
+
+@contextlib.contextmanager
+def serve_rows(hosts: dict[str, Any], weights: RowWeights) -> Iterator[None]:
+    """Gives hosts the rows' own weights for the calls inside, in this thread.
+
+    What is in the slots, or becomes of them meanwhile, does not matter then.
+    """
+    stacks = {
+        id(hosts[path]): {
+            key: replace(hosts[path].stacks[key], variables=dict(mine))
+            for key, mine in kinds.items()
+        }
+        for path, kinds in weights.items()
+    }
+    before = _SCOPE.ids, _SCOPE.stacks
+    _SCOPE.ids, _SCOPE.stacks = OWN, stacks
+    try:
+        yield
+    finally:
+        _SCOPE.ids, _SCOPE.stacks = before
+
+
+def stacks_in_force(host: Layer) -> dict[str, Stack] | None:
+    """The stacks of the rows' own weights, where they are in force."""
+    found = _SCOPE.stacks
+    return None if found is None else found.get(id(host), {})
 
 
 def ids_in_force() -> Any:

@@ -3,10 +3,12 @@
 from collections import OrderedDict
 from typing import Any
 
+from keras import ops
+
 from keras_lora.bank.adapter import BankAdapter
 from keras_lora.bank.host import become_host, leave_bank, stack_class
 from keras_lora.bank.memory import is_out_of_memory, stack_bytes, too_many_bytes
-from keras_lora.bank.routing import Switch
+from keras_lora.bank.routing import RowWeights, Switch
 from keras_lora.errors import raise_if
 from keras_lora.methods.lora import LORA, lora_class
 from keras_lora.methods.stack import Kind, Stack
@@ -136,6 +138,14 @@ class Slots:
         for adapter in there:
             self.resident.move_to_end(adapter)
         return [self.resident[adapter] for adapter in adapters]
+
+    def weights_of(self, slots: list[int]) -> RowWeights:
+        """The weights in some slots, gathered: a tensor (rows, ...) each."""
+        ids = ops.convert_to_tensor(slots, "int32")
+        return {
+            path: {key: s.gathered(ids) for key, s in host.stacks.items()}
+            for path, host in self.hosts.items()
+        }
 
     def _free(self, count: int, kept: list[BankAdapter]) -> list[int]:
         """So many slots that nothing sits in, after the eldest left."""

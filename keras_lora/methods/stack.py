@@ -16,6 +16,28 @@ Arrays = dict[str, np.ndarray]
 Shapes = dict[str, tuple[int, ...]]
 
 
+class Own:
+    """Stands for ids where weights are gathered: each row has its own."""
+
+
+OWN = Own()
+
+
+def of_rows(weights: Any, ids: Any) -> Any:
+    """Each row's own weights out of stacked ones, or those of one slot."""
+    return weights if ids is OWN else ops.take(weights, ids, axis=0)
+
+
+def one_for_all(ids: Any) -> bool:
+    """Whether all rows have one slot's weights."""
+    return ids is not OWN and not len(ids.shape)
+
+
+def places(ids: Any, weights: Any) -> Any:
+    """Where each row's weights stand among stacked or gathered ones."""
+    return ops.arange(weights.shape[0]) if ids is OWN else ids
+
+
 @dataclass(frozen=True)
 class Kind:
     """What adapters must share to be stacked on one layer.
@@ -75,7 +97,8 @@ class Stack:
             host: The layer.
             x: Its input.
             y: Its product, or its output.
-            ids: Int32 tensor (rows,) of slots, or one slot () for all.
+            ids: Int32 tensor (rows,) of slots, or one slot () for all, or
+                `OWN` where `variables` are gathered already.
         """
         raise NotImplementedError
 
@@ -111,7 +134,7 @@ class Stack:
     def gathered(self, ids: Any) -> dict[str, Any]:
         """The weights of each row, or of the one slot in force."""
         return {
-            name: ops.take(variable, ids, axis=0)
+            name: of_rows(variable, ids)
             for name, variable in self.variables.items()
         }
 

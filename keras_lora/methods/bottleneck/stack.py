@@ -10,7 +10,14 @@ from keras_lora.methods.bottleneck.layer import (
     bottleneck_delta,
     bottleneck_size,
 )
-from keras_lora.methods.stack import Arrays, Kind, Settings, Shapes, Stack
+from keras_lora.methods.stack import (
+    Arrays,
+    Kind,
+    Settings,
+    Shapes,
+    Stack,
+    one_for_all,
+)
 from keras_lora.model import surgery
 
 
@@ -84,10 +91,11 @@ class BottleneckStack(Stack):
         if isinstance(y, tuple | list):
             return type(y)([self.apply(host, x, y[0], ids), *y[1:]])
         read = ops.cast(x if "inputs" in self.reads else y, "float32")
-        if len(ids.shape):
-            shape = (ops.shape(ids)[0], -1, self.kind.width_in)
-            read = ops.reshape(read, shape)
-        delta = bottleneck_delta(read, self.gathered(ids), vars(self.kind))
+        weights = self.gathered(ids)
+        if not one_for_all(ids):
+            rows = ops.shape(weights["up_bias"])[0]
+            read = ops.reshape(read, (rows, -1, self.kind.width_in))
+        delta = bottleneck_delta(read, weights, vars(self.kind))
         delta = ops.cast(ops.reshape(delta, ops.shape(y)), y.dtype)
         return surgery.keep_mask(y, y + delta)
 

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_lora.methods.lora.low_rank import LoRALayer, LowRank, register
+from keras_lora.methods.stack import of_rows, places
 from keras_lora.model import surgery
 
 
@@ -57,10 +58,11 @@ class ConvLoRA(LowRank):
         if self.data_format == "channels_first":
             h = ops.moveaxis(h, 1, -1)
         place = ops.shape(h)[:-1]
+        b, ids = of_rows(b, ids), places(ids, a)
         rows, groups = ops.shape(ids)[0], self.groups
         h = ops.reshape(h, (rows, -1, groups, slots, rank))
         h = ops.einsum("nsgkr,nk->nsgr", h, ops.one_hot(ids, slots))
-        mix = ops.reshape(ops.take(b, ids, axis=0), (rows, rank, groups, -1))
+        mix = ops.reshape(b, (rows, rank, groups, -1))
         y = ops.reshape(
             ops.einsum("nsgr,nrgf->nsgf", h, mix), (*place, self.filters)
         )

@@ -10,7 +10,13 @@ from keras_lora.methods.host import Setting
 from keras_lora.methods.lora.einsum import Split, split_equation
 from keras_lora.methods.lora.low_rank import LoRALayer, LowRank, register
 from keras_lora.methods.lora.product import trained_product
+from keras_lora.methods.stack import of_rows, one_for_all
 from keras_lora.model import surgery
+
+
+def repeated(weights: Any, times: Any) -> Any:
+    """Each row's weights for each of its entries."""
+    return weights if times == 1 else ops.repeat(weights, times, axis=0)
 
 
 class LinearLoRA(LowRank):
@@ -41,8 +47,8 @@ class LinearLoRA(LowRank):
         return ops.einsum(split.expand, h, b)
 
     def _rows_delta(self, x: Any, a: Any, b: Any, ids: Any) -> Any:
-        split, rows = self._split(), ops.shape(ids)[0]
-        a, b = ops.take(a, ids, axis=0), ops.take(b, ids, axis=0)
+        a, b = of_rows(a, ids), of_rows(b, ids)
+        split, rows = self._split(), ops.shape(a)[0]
         if split.plain:
             flat = split.flat_in(x)
             h = ops.matmul(ops.reshape(flat, (rows, -1, a.shape[1])), a)
@@ -50,12 +56,8 @@ class LinearLoRA(LowRank):
             y = ops.reshape(y, (*ops.shape(flat)[:-1], b.shape[-1]))
             return split.unflat_out(y)
         each = ops.shape(x)[0] // rows
-        a = ops.reshape(
-            ops.repeat(a, each, axis=0), (-1, *split.shape_in, a.shape[-1])
-        )
-        b = ops.reshape(
-            ops.repeat(b, each, axis=0), (-1, b.shape[1], *split.shape_out)
-        )
+        a = ops.reshape(repeated(a, each), (-1, *split.shape_in, a.shape[-1]))
+        b = ops.reshape(repeated(b, each), (-1, b.shape[1], *split.shape_out))
         h = ops.einsum(split.project_rows, x, a)
         return ops.einsum(split.expand_rows, h, b)
 
@@ -89,14 +91,14 @@ class LinearLoRA(LowRank):
 
         Rows and `ids` are as in `rows_delta`.
         """
-        by = ops.take(by, ids, axis=0)
-        if not len(ids.shape):
+        by = of_rows(by, ids)
+        if one_for_all(ids):
             return self.scaled(y, by)
-        split, rows = self._split(), ops.shape(ids)[0]
+        split, rows = self._split(), ops.shape(by)[0]
         if split.plain:
             flat = ops.reshape(y, (rows, -1, by.shape[-1]))
             return ops.reshape(flat * ops.expand_dims(by, 1), ops.shape(y))
-        by = ops.repeat(by, ops.shape(y)[0] // rows, axis=0)
+        by = repeated(by, ops.shape(y)[0] // rows)
         by = ops.reshape(by, (-1, *split.shape_out))
         return ops.einsum(split.scale_rows, y, by)
 

@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_lora.methods.host import Setting
 from keras_lora.methods.lora.low_rank import LoRALayer, LowRank, register
+from keras_lora.methods.stack import of_rows, one_for_all, places
 from keras_lora.model import surgery
 
 
@@ -26,11 +27,12 @@ class EmbeddingLoRA(LowRank):
         return ops.matmul(h, b)
 
     def _rows_delta(self, x: Any, a: Any, b: Any, ids: Any) -> Any:
+        b, ids = of_rows(b, ids), places(ids, a)
         rows, rank = ops.shape(ids)[0], a.shape[-1]
         tokens = ops.reshape(ops.cast(x, "int32"), (rows, -1))
         found = tokens + ops.expand_dims(ids, 1) * self.input_dim
         h = ops.take(ops.reshape(a, (-1, rank)), found, axis=0)
-        y = ops.matmul(h, ops.take(b, ids, axis=0))
+        y = ops.matmul(h, b)
         return ops.reshape(y, (*ops.shape(x), self.output_dim))
 
     def dropped(self, x: Any) -> Any:
@@ -84,10 +86,10 @@ class TiedEmbeddingLoRA(EmbeddingLoRA):
     def rows_reverse_delta(self, x: Any, a: Any, b: Any, ids: Any) -> Any:
         """The same with each row's own factors; see `rows_delta`."""
         x = ops.cast(x, "float32")
-        a, b = ops.take(a, ids, axis=0), ops.take(b, ids, axis=0)
-        if not len(ids.shape):
+        a, b = of_rows(a, ids), of_rows(b, ids)
+        if one_for_all(ids):
             return self._transposed(x, a, b)
-        flat = ops.reshape(x, (ops.shape(ids)[0], -1, self.output_dim))
+        flat = ops.reshape(x, (ops.shape(a)[0], -1, self.output_dim))
         y = self._transposed(flat, a, b)
         return ops.reshape(y, (*ops.shape(x)[:-1], self.input_dim))
 

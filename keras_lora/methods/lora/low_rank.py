@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_lora.errors import raise_if
 from keras_lora.methods.host import AdapterHost, Setting, Specs
+from keras_lora.methods.stack import one_for_all
 from keras_lora.model import surgery
 from keras_lora.settings import positive_int, positive_number, share
 
@@ -92,10 +93,11 @@ class LowRank(AdapterHost):
                 order, `k` entries each where a layer before folded axes in.
             a: Stack (slots, in, rank).
             b: Stack (slots, rank, out), scale folded in.
-            ids: Int32 tensor (rows,) of slots, or one slot () for all.
+            ids: Int32 tensor (rows,) of slots, or one slot () for all, or
+                `OWN` where both are gathered already.
         """
         x = ops.cast(x, "float32")
-        if len(ids.shape):
+        if not one_for_all(ids):
             return self._rows_delta(x, a, b, ids)
         h = self._project(x, ops.take(a, ids, axis=0))
         return self._expand(h, ops.take(b, ids, axis=0))
