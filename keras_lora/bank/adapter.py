@@ -4,7 +4,6 @@ import functools
 import os
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -194,7 +193,7 @@ def read_any(
     path: str | os.PathLike[str], base: ServedBase, what: str
 ) -> tuple[AdapterInfo, Arrays | None]:
     """What a file says, or a PEFT folder and its values as in a file."""
-    if not Path(path).is_dir():
+    if not os.path.isdir(path):
         return inspect_adapter(path), None
     try:
         origin = base.origin

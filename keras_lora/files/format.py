@@ -152,7 +152,7 @@ def info_of(
 
 def safetensors_size(path: Path, what: str) -> int:
     """The bytes of a file, which is one and not too large to be read."""
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ValueError(
             f"{what}: it is no file but a folder; `load_peft` takes PEFT's"
         )

@@ -1,5 +1,6 @@
 """From a PEFT folder to an adapter file and back, by files alone."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def export_file(
 
 def read_base(path: Path) -> Any:
     """A model from a `.keras` file or a preset's or checkpoint's folder."""
-    if path.is_dir():
+    if os.path.isdir(path):
         return read_backbone(str(path))
     try:
         return keras.saving.load_model(path, compile=False)

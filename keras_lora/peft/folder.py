@@ -311,4 +311,4 @@ def _config(path: Path, what: str) -> dict[str, Any]:
 
 def is_folder(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a folder, and so no adapter file of ours."""
-    return Path(path).is_dir()
+    return os.path.isdir(path)

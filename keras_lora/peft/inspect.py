@@ -1,7 +1,6 @@
 """What an adapter says of itself: a file of ours, or a PEFT folder."""
 
 import os
-from pathlib import Path
 
 from keras_lora.files import format as file_format
 from keras_lora.files.format import AdapterInfo
@@ -32,6 +31,6 @@ def inspect_adapter(path: str | os.PathLike[str]) -> AdapterInfo | PeftInfo:
     print(keras_lora.inspect_adapter("task.safetensors"))
     ```
     """
-    if Path(path).is_dir():
+    if os.path.isdir(path):
         return read_folder(path)
     return file_format.inspect_adapter(path)

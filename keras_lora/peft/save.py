@@ -235,7 +235,7 @@ def in_the_way(folder: Path) -> list[str]:
     """Says what is at a path that no PEFT folder may replace."""
     if not folder.exists() and not folder.is_symlink():
         return []
-    if folder.is_symlink() or not folder.is_dir():
+    if folder.is_symlink() or not os.path.isdir(folder):
         return ["it is there, and no folder"]
     others = sorted({path.name for path in folder.iterdir()} - OURS)
     return [f"it holds other files: {shorten(others)}"] if others else []
