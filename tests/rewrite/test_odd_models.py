@@ -527,3 +527,34 @@ def test_an_adapted_model_is_exported(tmp_path):
     model.export(tmp_path / "served", verbose=False)
     served = tf.saved_model.load(tmp_path / "served")
     assert apart([served.serve(FOUR).numpy()], outputs(model, FOUR)) < 1e-6
+
+
+@register
+class Reshaped(layers.Layer):
+    """Widths that the graph of a training step does not know."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = layers.Dense(6)
+
+    def build(self, shape):
+        self.inner.build(shape)
+
+    def call(self, x):
+        return self.inner(ops.reshape(x, (*ops.shape(x)[:2], -1)))
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], 6)
+
+
+def test_a_width_that_a_graph_does_not_know_trains():
+    """As in KerasHub's ESM."""
+    model = keras.Sequential([keras.Input((5, 6)), Reshaped()])
+    keras_lora.inject(model, LoRAConfig(rank=2))
+    model.compile("adam", "mse")
+    before = [numpy_of(v).copy() for v in model.trainable_variables]
+    model.fit(normal(4, 5, 6), normal(4, 5, 6, seed=1), verbose=0)
+    after = [numpy_of(v) for v in model.trainable_variables]
+    assert any(
+        np.abs(a - b).max() > 0 for a, b in zip(after, before, strict=True)
+    )

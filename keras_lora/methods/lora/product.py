@@ -37,7 +37,7 @@ def trained_product(x: Any, w: Any, a: Any, b: Any, scale: float) -> Any:
             dx = ops.matmul(dy, ops.transpose(w + ops.matmul(a, b)))
             return (
                 ops.reshape(dx, ops.shape(x)),
-                gradient_of_a(x, through_b),
+                gradient_of_a(x, size_in, through_b),
                 ops.matmul(ops.transpose(through_a), dy),
             )
 
@@ -47,7 +47,7 @@ def trained_product(x: Any, w: Any, a: Any, b: Any, scale: float) -> Any:
     return product(ops.convert_to_tensor(x), ops.copy(a), b * scale)
 
 
-def gradient_of_a(x: Any, through_b: Any) -> Any:
+def gradient_of_a(x: Any, size_in: int, through_b: Any) -> Any:
     """`x` transposed times `through_b`; by row of the batch where `x` is wide.
 
     XLA on a CPU takes three times as long for one long product of a wide `x`;
@@ -56,12 +56,13 @@ def gradient_of_a(x: Any, through_b: Any) -> Any:
 
     Args:
         x: Tensor (batch, ..., in).
+        size_in: Its width, which a graph may not know.
         through_b: Tensor (batch * ..., rank).
 
     Returns:
         Tensor (in, rank).
     """
-    size_in, rank = x.shape[-1], through_b.shape[-1]
+    rank = through_b.shape[-1]
     if size_in < MIN_WIDTH_BY_ROW or rank > MAX_RANK_BY_ROW:
         rows = ops.reshape(x, (-1, size_in))
         return ops.matmul(ops.transpose(rows), through_b)
