@@ -38,8 +38,8 @@ def measured(act):
     try:
         act()
         outcome = "loaded"
-    except ValueError as error:
-        outcome = str(error)
+    except Exception as error:  # at a length that no load has tried
+        outcome = f"{type(error).__name__}: {error}"
     seconds = time.perf_counter() - started
     lines = (process / "status").read_text().splitlines()
     (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM"))

@@ -32,6 +32,8 @@ PASSES = 8
 """How often a norm or an activation reads each number, about."""
 SORTS = 64
 """How often `sparsemax` does, which sorts them."""
+COMPARES = 2
+"""What a comparison in a window counts as: it takes longer than a product."""
 COMPILES = 1 << 20
 """What a convolution is worth that TensorFlow compiles at every call."""
 
@@ -161,7 +163,8 @@ def pooling(kind: str, config: Config, shape: Shape) -> Cost:
         config, spatial(shape, channels), sizes, strides, ones
     )
     found = with_channels(out, shape[channels], channels)
-    work = math.prod(found) * math.prod(sizes)
+    each = COMPARES if kind.startswith("Max") else 1
+    work = each * math.prod(found) * math.prod(sizes)
     return Cost(found, work, math.prod(padded) * shape[channels])
 
 
