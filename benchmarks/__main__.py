@@ -21,6 +21,8 @@ COMMANDS = {
     "bank_on_tasks": ["benchmarks.bank_on_tasks", "--adapters", "app/adapters"],
     "soak": ["benchmarks.soak"],
     "two_sessions": ["benchmarks.two_sessions"],
+    "peft_exchange": ["benchmarks.peft_exchange"],
+    "peft_loading": ["benchmarks.peft_loading"],
     "methods": ["benchmarks.methods", "--quick"],
     "leaks": ["benchmarks.leaks"],
     "fuzz": ["benchmarks.fuzz"],

@@ -8,6 +8,7 @@ torch computes with both; and with folders that keras_lora wrote.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 import peft
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 VOCABULARY = 50
 LENGTH = 10
@@ -44,11 +46,7 @@ ENCODER = {
     "attention_probs_dropout_prob": 0.0,
     "pad_token_id": 0,
 }
-ROBERTA = {
-    **ENCODER,
-    "pad_token_id": 1,
-    "hidden_act": "gelu_pytorch_tanh",
-}
+ROBERTA = {**ENCODER, "pad_token_id": 1, "layer_norm_eps": 1e-5}
 GEMMA = {**DECODER, "head_dim": 16, "tie_word_embeddings": True}
 EXPERTS = {
     "num_experts": 4,
@@ -235,6 +233,15 @@ def make_model(family):
     return model.eval()
 
 
+def modern(path):
+    """Calls the weights of norms as published checkpoints do."""
+    renamed = {
+        re.sub("gamma$", "weight", re.sub("beta$", "bias", key)): value
+        for key, value in load_file(path).items()
+    }
+    save_file(renamed, path, metadata={"format": "pt"})
+
+
 def inputs_of(family):
     """Tokens or images; the same for Keras."""
     generator = np.random.default_rng(0)
@@ -288,6 +295,7 @@ def make(folder):
         report: dict[str, str] = {}
         model = make_model(family)
         model.save_pretrained(here / "checkpoint")
+        modern(here / "checkpoint/model.safetensors")
         path = here / "checkpoint/config.json"
         config = {**FAMILIES[family][1], **json.loads(path.read_text())}
         path.write_text(json.dumps(config))  # some leave out what is read

@@ -19,7 +19,11 @@ PAGES = {
     for page in (ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")))
 }
 REAL_BASE = {"docs/tutorial.md"}
-NEEDS_KERAS_HUB = {"docs/comparison.md", "docs/how-to/your-own-model.md"}
+NEEDS_KERAS_HUB = {
+    "docs/comparison.md",
+    "docs/how-to/peft.md",
+    "docs/how-to/your-own-model.md",
+}
 NOT_RUN = (
     "pip install ",
     "python3 -m venv ",

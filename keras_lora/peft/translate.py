@@ -14,8 +14,9 @@ from keras_lora.model import surgery
 from keras_lora.model.paths import join, own_variables
 from keras_lora.model.surgery import Layer
 from keras_lora.peft.config import Config
-from keras_lora.peft.folder import Module, PeftInfo, read_peft_tensors
+from keras_lora.peft.folder import PeftInfo, read_peft_tensors
 from keras_lora.peft.hub import Port
+from keras_lora.peft.module import Module
 from keras_lora.peft.names import numbered
 from keras_lora.peft.origin import Origin
 from keras_lora.peft.trace import Matrix, Part

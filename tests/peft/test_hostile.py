@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 
 import numpy as np
 import pytest
@@ -192,15 +191,13 @@ def nothing(tensors):
         (with_tensors(nothing), "holds no lora_A"),
     ],
 )
-def test_a_spoiled_folder_is_refused_in_no_time(tmp_path, spoil, word):
+def test_a_spoiled_folder_is_refused(tmp_path, spoil, word):
     folder = write_folder(tmp_path / "folder")
     spoil(folder)
     base = small_base()
     before = state(base)
-    started = time.perf_counter()
     with pytest.raises(ValueError) as error:
         keras_lora.load_peft(base, folder, names=NAMES)
-    assert time.perf_counter() - started < 60  # no hang; no measure
     assert word in str(error.value)
     assert "\x1b" not in str(error.value) and len(str(error.value)) < 10**5
     assert state(base) == before
