@@ -24,6 +24,7 @@ from keras_lora.model.fingerprint import other_base
 from keras_lora.model.paths import Layers, owner
 from keras_lora.model.surgery import Layer
 from keras_lora.peft.as_file import read_as_file
+from keras_lora.peft.folder import CONFIG
 from keras_lora.peft.origin import Origin, origin_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -193,7 +194,7 @@ def read_any(
     path: str | os.PathLike[str], base: ServedBase, what: str
 ) -> tuple[AdapterInfo, Arrays | None]:
     """What a file says, or a PEFT folder and its values as in a file."""
-    if not os.path.isdir(path):
+    if not os.path.exists(os.path.join(path, CONFIG)):
         return inspect_adapter(path), None
     try:
         origin = base.origin

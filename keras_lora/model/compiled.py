@@ -49,8 +49,8 @@ def forget_compiled(layers: Iterable[Layer]) -> None:
 def drop_stale(model: Any) -> list[Hold]:
     """Drops what a model compiled before one of its layers changed.
 
-    A function for prediction is made anew at once, since a loop over batches
-    may be under way in another thread.
+    Over the base of a bank a function for prediction is made anew at once: a
+    loop over batches may be under way while the bank grows.
 
     Returns:
         What functions that it compiles from now on run under.
@@ -71,7 +71,7 @@ def drop_stale(model: Any) -> list[Hold]:
         for name in CACHED_FUNCTIONS:
             if state.get(name) is not None:
                 state[name] = None
-        if predicts:
+        if predicts and holds:
             model.make_predict_function()
     return holds
 

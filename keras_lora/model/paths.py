@@ -77,7 +77,8 @@ def structural_paths(root: Layer) -> dict[str, Layer]:
 
 def makes_inputs(layer: Layer) -> bool:
     """Whether a layer turns texts and the like into a model's inputs."""
-    return takes_raw_inputs(layer) and not layer.weights
+    is_model = isinstance(layer, keras.Model)
+    return takes_raw_inputs(layer) and not is_model and not layer.weights
 
 
 def join(*parts: str) -> str:

@@ -16,7 +16,8 @@ from keras_lora.model import surgery
 
 def repeated(weights: Any, times: Any) -> Any:
     """Each row's weights for each of its entries."""
-    return weights if times == 1 else ops.repeat(weights, times, axis=0)
+    one = isinstance(times, int) and times == 1
+    return weights if one else ops.repeat(weights, times, axis=0)
 
 
 class LinearLoRA(LowRank):
