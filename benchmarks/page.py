@@ -407,7 +407,7 @@ def peft_cell(cell: dict[str, Any], base: float) -> str:
     if "refused" in cell:
         first = cell["refused"].split("\n")[0].removeprefix("- ")
         reason = re.sub(r"^[\w.]+: ", "", first)
-        return "refused: " + re.split(r" is not supported|[;,(]", reason)[0]
+        return "refused: " + re.split(r" is not supported| ?[:;,(]", reason)[0]
     if base > NEAR * 10:
         return "not told: the base differs"
     return "works" if cell["off"] < base + NEAR else f"off by {cell['off']:.0e}"
@@ -421,7 +421,8 @@ def peft_off(cell: dict[str, Any]) -> str:
 def peft_exchange(result: dict[str, Any]) -> str:
     """Adapters from torch and back."""
     read = {n: r for n, r in result["families"].items() if "base" in r}
-    options = list(next(iter(read.values()))["in"])
+    tried = read["llama"]["in"]
+    options = sorted(tried, key=lambda kind: ("refused" in tried[kind], kind))
     figures = [
         [
             name,

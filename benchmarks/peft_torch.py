@@ -128,7 +128,7 @@ FAMILIES = {
         {**DECODER, **EXPERTS, "head_dim": 16, "norm_topk_prob": True},
     ),
     "roberta": ("SequenceClassification", ROBERTA),
-    "smollm3": ("CausalLM", DECODER),
+    "smollm3": ("CausalLM", {**DECODER, "tie_word_embeddings": True}),
     "vit": (
         "ImageClassification",
         {

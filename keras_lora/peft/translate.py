@@ -24,7 +24,7 @@ from keras_lora.peft.trace import Matrix, Part
 Array = np.ndarray
 NO_LANGUAGE = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
 """Tasks whose models do not give words by the table that they read."""
-LANGUAGE = re.compile("LM|Generation|PreTraining")
+LANGUAGE = re.compile("(Causal|Masked|Seq2Seq)LM|LMHead|Generation|PreTrain")
 """In the names of torch classes whose models do."""
 
 
@@ -270,7 +270,7 @@ def may_give_language(config: Config) -> bool:
 def column_lengths(layer: Layer) -> Array:
     """The length of each column of a linear layer's kernel (out,)."""
     kernel = Matrix(layer).of(to_numpy(surgery.kernel_of(layer)))
-    squares = np.square(kernel, dtype="float32")
+    squares = np.square(kernel.astype("float32"))
     return np.sqrt(squares.sum(axis=0, dtype="float64"))
 
 

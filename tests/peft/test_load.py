@@ -360,3 +360,19 @@ def test_a_table_tied_to_the_output_is_not_trained_for_the_input(
     (folder / "adapter_config.json").write_text(json.dumps(config))
     keras_lora.load_peft(base, folder)
     assert (numpy_of(base.token_embedding.embeddings) == 1).all()
+
+
+def test_a_classifiers_table_is_trained_whole(tmp_path):
+    """XLM-RoBERTa has the letters LM in its name and is none."""
+
+    def change(config, tensors):
+        name = "XLMRobertaForSequenceClassification"
+        config["auto_mapping"] = {"base_model_class": name}
+        config["modules_to_save"] = ["word_embeddings"]
+        key = "base_model.model.roberta.embeddings.word_embeddings.weight"
+        tensors[key] = np.ones(table, "float32")
+
+    base = backbone("bert")
+    table = tuple(base.token_embedding.embeddings.shape)
+    keras_lora.load_peft(base, fixture_copy(tmp_path, "bert/qv", change))
+    assert (numpy_of(base.token_embedding.embeddings) == 1).all()
