@@ -1,5 +1,7 @@
 """Language models: every row of a call with its own adapter."""
 
+import os
+import random
 import threading
 import time
 
@@ -680,3 +682,58 @@ def test_a_stream_of_text(speaking):
         for row, text in enumerate(texts):
             said = text + "".join(step[row] for step in steps)
             assert said == want[None, False][row]
+
+
+@pytest.mark.slow
+def test_threads_that_generate_load_and_unload(gpt):
+    """Each answer is the lone caller's, or says that the name is gone."""
+    task, paths, asked, _ = gpt
+    answers = {
+        name: alone(task, asked, paths, [name] * 8) for name in [None, *paths]
+    }
+    seconds = float(os.environ.get("GENERATE_SECONDS", "5"))
+    right, wrong, gone, changes = [], [], [], []
+
+    def generating(seed):
+        chance = random.Random(seed)
+        while time.monotonic() < end:
+            names = [chance.choice([None, *paths]) for _ in range(8)]
+            try:
+                got = bank.generate(asked, names, stop_token_ids=None)
+            except ValueError as error:
+                ok = "no adapter" in str(error)
+                (gone if ok else wrong).append(str(error))
+                continue
+            for row, name in enumerate(names):
+                ids = answers[name]["token_ids"][row]
+                found = (got["token_ids"][row] == ids).all()
+                (right if found else wrong).append(name)
+
+    def changing(seed):
+        chance = random.Random(seed)
+        while time.monotonic() < end:
+            name = chance.choice(list(paths))
+            try:
+                if chance.random() < 0.3:
+                    bank.unload(name)
+                bank.load(name, paths[name])
+                changes.append(name)
+            except ValueError as error:
+                if "no adapter" not in str(error):
+                    wrong.append(str(error))
+            time.sleep(0.01)
+
+    with served(task, capacity=2) as bank:
+        with_adapters(bank, paths)
+        bank.generate(asked, NAMES, stop_token_ids=None)
+        end = time.monotonic() + seconds
+        threads = [
+            threading.Thread(target=generating, args=(seed,))
+            for seed in range(6)
+        ] + [threading.Thread(target=changing, args=(9 + n,)) for n in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    print(f"{len(right)} right, {len(gone)} gone, {len(changes)} changes")
+    assert right and changes and not wrong, wrong[:5]
