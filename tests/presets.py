@@ -19,6 +19,14 @@ VOCABULARY = [
     "film",
 ]
 LENGTH = 8
+SIZES = {
+    "num_layers": 1,
+    "num_heads": 2,
+    "hidden_dim": 8,
+    "intermediate_dim": 16,
+    "max_sequence_length": LENGTH,
+    "dropout": 0.0,
+}
 
 
 def text_classifier():
@@ -26,12 +34,7 @@ def text_classifier():
     models = hub().models
     backbone = models.BertBackbone(
         vocabulary_size=len(VOCABULARY),
-        num_layers=1,
-        num_heads=2,
-        hidden_dim=8,
-        intermediate_dim=16,
-        max_sequence_length=LENGTH,
-        dropout=0.0,
+        **SIZES,
     )
     preprocessor = models.BertTextClassifierPreprocessor(
         models.BertTokenizer(vocabulary=VOCABULARY), sequence_length=LENGTH
@@ -49,12 +52,7 @@ def causal_lm():
     tokens = ["<|endoftext|>", *"abcdefghijklmnopqrstuvwxyzĠ", "th"]
     backbone = models.GPT2Backbone(
         vocabulary_size=len(tokens),
-        num_layers=1,
-        num_heads=2,
-        hidden_dim=8,
-        intermediate_dim=16,
-        max_sequence_length=LENGTH,
-        dropout=0.0,
+        **SIZES,
     )
     tokenizer = models.GPT2Tokenizer(
         vocabulary={token: n for n, token in enumerate(tokens)},

@@ -1,8 +1,6 @@
 """One base, many adapters: each call, or each row of a call, names its own."""
 
-import functools
 import os
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,37 +12,27 @@ from keras_lora.bank.batches import (
     Adapters,
     Batch,
     Names,
-    names_of_rows,
     padded,
     rows_of,
     spread,
 )
-from keras_lora.bank.core import DECLARED, LOG, Served
+from keras_lora.bank.core import DECLARED, LOG
 from keras_lora.bank.export import export
 from keras_lora.bank.folder import read_folder, write_folder
-from keras_lora.bank.generate import (
-    Generation,
-    Generator,
-    language_model,
-    no_weights,
-    streamed,
-)
 from keras_lora.bank.inputs import with_ids
-from keras_lora.bank.prompts import read_prompts
+from keras_lora.bank.language import SpeakingBank
 from keras_lora.bank.raw import (
     has_preprocessor,
     one_row_like,
     prepared,
     row_count,
 )
-from keras_lora.bank.routing import RowWeights
 from keras_lora.bank.summary import BankSummary, summarize
-from keras_lora.errors import raise_if
 from keras_lora.model.surgery import Layer
 from keras_lora.settings import positive_int
 
 
-class AdapterBank(Served):
+class AdapterBank(SpeakingBank):
     """Serves many adapters on one base, which stays in memory once.
 
     Adapters of any rank, target, method and head live side by side. The
@@ -121,15 +109,10 @@ class AdapterBank(Served):
         rows = row_count(x, raw)
         problems = positive_int("batch_size", batch_size)
         one = adapter is None or isinstance(adapter, str)
-        names = names_of_rows(adapter, rows)
-        if len(names) != rows:
-            problems.append(f"{len(names)} adapters were given for {rows} rows")
         with self._attached():
-            problems += self._unknown([adapter] if one else names)
-            raise_if("Nothing was predicted", problems)
-            chosen = {n: self._adapters[n] for n in names if n is not None}
-            if isinstance(adapter, str):
-                chosen[adapter] = self._adapters[adapter]
+            names, chosen = self._choose(
+                "Nothing was predicted", adapter, rows, problems
+            )
             room = self._slots.room
             resident = {
                 a.name for a in chosen.values() if a in self._slots.resident
@@ -139,7 +122,7 @@ class AdapterBank(Served):
             with self._preparing:
                 x = prepared(base, x if rows else one_row_like(x), rows or 1)
         if one and not rows:
-            return self._no_rows(x, chosen.get(adapter))
+            return self._no_rows(x, next(iter(chosen.values()), None))
         results: list[Any] = [None] * rows
         whole = Batch(list(range(rows)), names)
         for batch in whole.cut(batch_size, room, resident):
@@ -148,151 +131,6 @@ class AdapterBank(Served):
         if not one:
             return results
         return keras.tree.map_structure(lambda *a: np.stack(a), *results)
-
-    def generate(
-        self,
-        inputs: Any,
-        adapter: Names = None,
-        max_length: int | None = None,
-        stop_token_ids: Any = "auto",
-        strip_prompt: bool = False,
-        batch_size: int = 32,
-        *,
-        task: Any = None,
-    ) -> Any:
-        """Generates text with a KerasHub language model, many adapters at once.
-
-        The base is a `CausalLM` or `Seq2SeqLM`, or the backbone of one. Rows
-        get what KerasHub's own `generate` would give each alone; with a
-        sampler that draws, the draws are the batch's. Few lengths and sizes
-        of batches are compiled. The bank is not held meanwhile: others
-        predict, load and unload, and a call goes on with what it began with.
-
-        Args:
-            inputs: As for KerasHub's `generate`: a text or a list of texts
-                where the task has a preprocessor, else a dict of int arrays
-                `token_ids` and `padding_mask` (rows, length), padded to the
-                length that is wanted.
-            adapter: None for the base, a name for all rows, or one name or
-                None a row. A head that an adapter has is not used.
-            max_length: Tokens a row, prompt and answer together. Without a
-                preprocessor the length of the inputs counts.
-            stop_token_ids: `"auto"` for the tokenizer's, None, or ids that
-                end a row.
-            strip_prompt: Whether answers come without their prompts.
-            batch_size: Rows that are generated together, int above 0. Beam
-                search takes rows of prompts of one length together, and each
-                row alone where tokens end it.
-            task: The language model, where the base is a backbone that
-                several use.
-
-        Returns:
-            What KerasHub's `generate` gives: a text, a list of texts, or the
-            dict of arrays (rows, length).
-
-        Raises:
-            ValueError: A name is not loaded, there are not as many as rows,
-                or the base is no language model of KerasHub's.
-        """
-        call = self._generation(
-            inputs, adapter, max_length, stop_token_ids, batch_size, task
-        )
-        with self._running():
-            outputs = call.run(batch_size)
-        return call.prompts.answer(outputs, strip_prompt)
-
-    def stream(
-        self,
-        inputs: Any,
-        adapter: Names = None,
-        max_length: int | None = None,
-        stop_token_ids: Any = "auto",
-        batch_size: int = 32,
-        *,
-        tokens: int = 8,
-        task: Any = None,
-    ) -> Iterator[list[Any]]:
-        """Generates as `generate` does, and gives what is new as it comes.
-
-        KerasHub keeps no cache between calls, so that each step runs what is
-        there already once more, in one pass. No beam search.
-
-        Args:
-            inputs: As for `generate`, as are the arguments below but one.
-            adapter: None, a name, or one name or None a row.
-            max_length: Tokens a row, prompt and answer together.
-            stop_token_ids: What ends a row.
-            batch_size: Rows that are generated together, int above 0.
-            tokens: How many tokens a row a step adds, int above 0.
-            task: The language model.
-
-        Yields:
-            Lists with an item a row: the new text, or without a preprocessor
-            an array (new tokens,); both are empty where nothing is new.
-
-        Raises:
-            ValueError: As for `generate`.
-        """
-        raise_if("Nothing was generated", positive_int("tokens", tokens))
-        call = self._generation(
-            inputs, adapter, max_length, stop_token_ids, batch_size, task
-        )
-        if call.generator.searches_beams:
-            raise ValueError("Nothing was generated: beams are not streamed")
-        return streamed(call, tokens, batch_size, self._running)
-
-    def _generation(
-        self,
-        inputs: Any,
-        adapter: Names,
-        max_length: int | None,
-        stop_token_ids: Any,
-        batch_size: int,
-        task: Any,
-    ) -> Generation:
-        """A call as it begins: what is replaced from now on is not seen."""
-        problems = positive_int("batch_size", batch_size)
-        if max_length is not None:
-            problems += positive_int("max_length", max_length)
-        raise_if("Nothing was generated", problems)
-        with self._attached():
-            generator = self._generator_of(task)
-        with self._preparing:
-            prompts = read_prompts(
-                inputs, generator.task, max_length, stop_token_ids
-            )
-        names = names_of_rows(adapter, prompts.rows)
-        if len(names) != prompts.rows:
-            problems.append(
-                f"{len(names)} adapters were given for {prompts.rows} rows"
-            )
-        one = adapter is None or isinstance(adapter, str)
-        with self._attached():
-            problems += self._unknown([adapter] if one else names)
-            raise_if("Nothing was generated", problems)
-            chosen = {n: self._adapters[n] for n in names if n is not None}
-        if adapter is None:
-            return Generation(generator, prompts, names, no_weights)
-        gather = functools.partial(self._gather, chosen)
-        return Generation(generator, prompts, names, gather)
-
-    def _generator_of(self, task: Any) -> Generator:
-        """The language model over the base, and what it compiled."""
-        if task is None and self._generator is not None:
-            return self._generator
-        task = language_model(self._base, task)
-        if self._generator is None or self._generator.task is not task:
-            self._generator = Generator(task, self._slots, self._layers)
-        return self._generator
-
-    def _gather(
-        self, chosen: Adapters, names: Sequence[str | None]
-    ) -> RowWeights:
-        """The weights of rows' adapters, once they have been brought in."""
-        with self._attached():
-            weights = self._slots.weights_of(self._slots_of(names, chosen))
-            self._drop_replaced(chosen, names)
-            return weights
 
     def _forward(
         self, x: Any, batch: Batch, chosen: Adapters, batch_size: int

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_lora.bank.adapter import ServedBase, read_adapter
-from keras_lora.bank.batches import Adapters, names_of_rows
+from keras_lora.bank.batches import Adapters, Names, names_of_rows
 from keras_lora.bank.generate import Generator
 from keras_lora.bank.inputs import symbolic_inputs, with_ids
 from keras_lora.bank.memory import LARGEST_RANK, MOST_SLOTS
@@ -291,6 +291,23 @@ class Served:
             with self._idle:
                 self._calls -= 1
                 self._idle.notify_all()
+
+    def _choose(
+        self,
+        what: str,
+        adapter: Names,
+        rows: int,
+        problems: Sequence[str] = (),
+    ) -> tuple[list[str | None], Adapters]:
+        """The adapter of each row, and what is loaded under these names."""
+        one = adapter is None or isinstance(adapter, str)
+        names = names_of_rows(adapter, rows)
+        wrong = list(problems)
+        if len(names) != rows:
+            wrong.append(f"{len(names)} adapters were given for {rows} rows")
+        asked: list[Any] = [adapter] if one else names
+        raise_if(what, wrong + self._unknown(asked))
+        return names, {n: self._adapters[n] for n in asked if n is not None}
 
     def _drop_replaced(
         self, chosen: Adapters, names: Sequence[str | None]

@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 from keras_lora.bank.adapter import NAME, BankAdapter, wrong_name
 from keras_lora.bank.lock import locked
 from keras_lora.errors import raise_if
-from keras_lora.files.format import adapter_bytes, record_of, write_whole
+from keras_lora.files.format import adapter_bytes, record_of
 from keras_lora.files.record import fits, too_deep
 from keras_lora.files.regular import open_regular, read_regular
+from keras_lora.files.whole import write_whole
 
 INDEX = "bank.json"
 MAX_INDEX = 16 << 20

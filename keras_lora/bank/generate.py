@@ -10,20 +10,18 @@ import functools
 import gc
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import keras
-import numpy as np
 from keras import ops
 
-from keras_lora.bank.batches import Batch
-from keras_lora.bank.prompts import Prompts, Tokens, Unsaid, longest_prompt
+from keras_lora.bank.prompts import Prompts, Tokens, longest_prompt
 from keras_lora.bank.routing import RowWeights, serve_rows
 from keras_lora.bank.slots import Slots
 from keras_lora.model import surgery
+from keras_lora.model.compiled import Hold
 from keras_lora.model.paths import Layers
 from keras_lora.model.surgery import Layer
 
@@ -39,8 +37,10 @@ class Generator:
         longest: The greatest length the model can take, if there is one.
     """
 
-    def __init__(self, task: Any, slots: Slots, layers: Layers) -> None:
-        self.task, self.slots = task, slots
+    def __init__(
+        self, task: Any, slots: Slots, layers: Layers, hold: Hold
+    ) -> None:
+        self.task, self.slots, self._hold = task, slots, hold
         self.longest = longest_prompt(layers.values())
         self._made: dict[StopIds, Callable[..., Any]] = {}
         self._made_for: Any = None
@@ -102,28 +102,44 @@ class Generator:
                 self._made_for = made_for
             if stop_ids not in self._made:
                 step = functools.partial(self._step, stop_ids)
-                self._made[stop_ids] = compiled(step, task)
+                self._made[stop_ids] = compiled(
+                    step, task, self._variables(), self._hold
+                )
             return self._made[stop_ids]
+
+    def _variables(self) -> list[Any]:
+        """The model's own variables, without what is in the slots."""
+        slots = {
+            id(variable)
+            for host in self.slots.hosts.values()
+            for variable in host.adapter_weights.values()
+        }
+        return [v for v in self.task.variables if id(v) not in slots]
 
     def _step(
         self, stop_ids: StopIds, inputs: Any, weights: RowWeights, limit: Any
     ) -> Any:
-        twin = ending_at(self.task, limit, inputs)
+        twin = ending_at(self.task, limit, inputs, self._variables())
         with serve_rows(self.slots.hosts, weights):
             return twin.generate_step(inputs, stop_ids)
 
 
-def ending_at(task: Any, limit: Any, inputs: Any) -> Any:
+def ending_at(task: Any, limit: Any, inputs: Any, variables: list[Any]) -> Any:
     """The task with a sampler that stops at `limit`, a tensor ().
 
-    Its own sampler stops where the prompt's padding does, which is compiled.
+    Its own sampler stops where the prompt's padding does, which is compiled,
+    and takes all variables of the model into its loop, those of slots too.
     """
+    read = SimpleNamespace(
+        trainable_variables=[], non_trainable_variables=variables
+    )
     sampler = copy.copy(task.sampler)
     run_loop = sampler.run_loop
     name = "token_ids" if "token_ids" in inputs else "decoder_token_ids"
     beyond = inputs[name].shape[1] - limit
 
     def run_to_limit(*args: Any, maximum_iterations: Any, **kwargs: Any) -> Any:
+        kwargs["model"] = read
         return run_loop(
             *args, maximum_iterations=maximum_iterations - beyond, **kwargs
         )
@@ -132,7 +148,12 @@ def ending_at(task: Any, limit: Any, inputs: Any) -> Any:
     return surgery.view(task, type(task), sampler=sampler)
 
 
-def compiled(step: Callable[..., Any], task: Any) -> Callable[..., Any]:
+def compiled(
+    step: Callable[..., Any],
+    task: Any,
+    variables: list[Any],
+    hold: Hold,
+) -> Callable[..., Any]:
     """A step compiled as KerasHub compiles its own, for each shape once."""
     backend = keras.backend.backend()
     if backend == "torch":
@@ -145,15 +166,23 @@ def compiled(step: Callable[..., Any], task: Any) -> Callable[..., Any]:
         import tensorflow as tf
 
         return tf.function(step, jit_compile=jit_compile(task))
-    return compiled_by_jax(step, task)
+    return compiled_by_jax(step, task, variables, hold)
 
 
-def compiled_by_jax(step: Callable[..., Any], task: Any) -> Callable[..., Any]:
-    """The same on JAX, where variables go in and seeds come out."""
+def compiled_by_jax(
+    step: Callable[..., Any],
+    task: Any,
+    variables: list[Any],
+    hold: Hold,
+) -> Callable[..., Any]:
+    """The same on JAX, where variables go in and seeds come out.
+
+    They are read while the bank is held: Keras empties them for as long as
+    the base's own `predict` runs.
+    """
     import jax
 
     seeds = task.sampler.variables
-    variables = task.variables
 
     @jax.jit
     def stateless(args: Any, state: Any) -> Any:
@@ -170,7 +199,8 @@ def compiled_by_jax(step: Callable[..., Any], task: Any) -> Callable[..., Any]:
         ]
 
     def run(*args: Any) -> Any:
-        state = [[v.value for v in group] for group in (seeds, variables)]
+        with hold():
+            state = [[v.value for v in group] for group in (seeds, variables)]
         outputs, moved = stateless(args, state)
         for seed, value in zip(seeds, moved, strict=True):
             seed.assign(value)
@@ -205,90 +235,3 @@ def language_model(base: Layer, task: Any) -> Any:
             f"of {len(found)} language models: say which by `task`"
         )
     return found[0]
-
-
-def no_weights(names: Sequence[str | None]) -> RowWeights:
-    """What the base needs beside itself."""
-    return {}
-
-
-@dataclass(frozen=True)
-class Generation:
-    """One call.
-
-    Attributes:
-        generator: The language model.
-        prompts: What it is asked.
-        names: Each row's adapter.
-        gather: Gives the weights of the rows of a batch, by their names.
-    """
-
-    generator: Generator
-    prompts: Prompts
-    names: list[str | None]
-    gather: Callable[[Sequence[str | None]], RowWeights]
-
-    def run(self, batch_size: int) -> Tokens:
-        """All rows, generated to their end."""
-        batches = [
-            batch
-            for rows in self.generator.apart(self.prompts)
-            for batch in self.batches(rows, batch_size)
-        ]
-        limit = self.prompts.length
-        parts = [
-            self.step(self.prompts, batch, limit, batch_size)
-            for batch in batches
-        ]
-        order = np.argsort([row for batch in batches for row in batch.rows])
-        if not len(order):
-            return self.prompts.tokens
-        return {
-            name: np.concatenate([part[name] for part in parts])[order]
-            for name in parts[0]
-        }
-
-    def batches(self, rows: list[int], batch_size: int) -> list[Batch]:
-        """Rows cut so that their adapters fit into the slots."""
-        whole = Batch(rows, [self.names[row] for row in rows])
-        return whole.cut(batch_size, self.generator.slots.room)
-
-    def step(
-        self, prompts: Prompts, batch: Batch, limit: int, batch_size: int
-    ) -> Tokens:
-        """Generates a batch up to a length."""
-        count = len(batch.rows)
-        size = min(batch_size, 1 << (count - 1).bit_length())
-        names = np.resize(np.array(batch.names, object), size).tolist()
-        tokens = prompts.batch(batch.rows, size, self.generator.longest)
-        outputs = self.generator.run(
-            tokens, self.gather(names), limit, prompts.stop_ids
-        )
-        return {
-            name: value[:count, : prompts.length]
-            for name, value in outputs.items()
-        }
-
-
-def streamed(
-    call: Generation,
-    count: int,
-    batch_size: int,
-    running: Callable[[], AbstractContextManager[None]],
-) -> Iterator[list[Any]]:
-    """A call's new tokens, some at a time.
-
-    What was generated is a prompt then, so that the next step begins with it.
-    """
-    prompts = call.prompts
-    unsaid = Unsaid(prompts)
-    end, rows = 0, list(range(prompts.rows))
-    while rows and end < prompts.length:
-        shortest = min(prompts.sizes[row] for row in rows)
-        end = min(max(end, shortest) + count, prompts.length)
-        with running():
-            for batch in call.batches(rows, batch_size):
-                outputs = call.step(prompts, batch, end, batch_size)
-                prompts = prompts.extended(batch.rows, outputs, end)
-        yield unsaid.next(prompts)
-        rows = [row for row in rows if not prompts.has_ended(row, call.prompts)]

@@ -1,5 +1,6 @@
 """What a KerasHub language model is asked, and what it answers."""
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -41,6 +42,11 @@ class Prompts:
         return "" if IDS in self.tokens else "decoder_"
 
     @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end a row, of which there may be none."""
+        return self.stop_ids or ()
+
+    @property
     def rows(self) -> int:
         """How many rows there are."""
         return len(self.tokens[self.part + IDS])
@@ -78,7 +84,7 @@ class Prompts:
         """What is put where a row is padded: no token that ends it."""
         if name.endswith(MASK):
             return 0
-        return next(n for n in range(1000) if n not in (self.stop_ids or ()))
+        return next(n for n in itertools.count() if n not in self.ends)
 
     def extended(self, rows: list[int], outputs: Tokens, end: int) -> "Prompts":
         """The same with some rows generated up to a length."""
@@ -91,13 +97,13 @@ class Prompts:
         """What a row has beyond its first prompt, its stop token included."""
         first, now = asked.sizes[row], self.sizes[row]
         new: np.ndarray = self.tokens[self.part + IDS][row, first:now]
-        ends = np.flatnonzero(np.isin(new, self.stop_ids or ()))
+        ends = np.flatnonzero(np.isin(new, self.ends))
         return new[: ends[0] + 1] if len(ends) else new
 
     def has_ended(self, row: int, asked: "Prompts") -> bool:
         """Whether a row has come to a token that ends it."""
         new = self.answered(row, asked)
-        return bool(np.isin(new[-1:], self.stop_ids or ()).any())
+        return bool(np.isin(new[-1:], self.ends).any())
 
     def answer(self, outputs: Tokens, strip_prompt: bool) -> Any:
         """What `generate` gives for all rows' outputs, (rows, length)."""
@@ -112,9 +118,8 @@ class Prompts:
         if not self.rows:
             return []
         texts = self.preprocessor.generate_postprocess(outputs)
-        if isinstance(texts, list):
-            return texts[0] if self.is_one else texts
-        texts = ops.convert_to_numpy(texts)
+        if not isinstance(texts, list):
+            texts = ops.convert_to_numpy(texts)
         return texts[0] if self.is_one else texts
 
 

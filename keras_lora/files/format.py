@@ -11,8 +11,6 @@ import json
 import math
 import os
 import re
-import secrets
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,10 +24,9 @@ from keras_lora.errors import printable, raise_if, shorten
 from keras_lora.files.head_config import rebuild_head
 from keras_lora.files.record import too_deep, wrong_record, wrong_tensors
 from keras_lora.files.regular import open_regular
+from keras_lora.files.whole import write_whole
 
 FORMAT = 1
-NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-PAUSES = (0.001, 0.01, 0.05, 0.2, 0.5) if os.name == "nt" else ()
 METADATA_KEY = "keras_lora"
 MAX_BYTES = 16 << 30
 MAX_HEADER = 16 << 20
@@ -292,43 +289,3 @@ def record_of(info: AdapterInfo) -> dict[str, Any]:
     names = ("version", "layers", "trained", "head", "outside", "base")
     record = {name: getattr(info, name) for name in names}
     return {**record, "modules": info.modules} if info.modules else record
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes beside `path`, then renames: a crash leaves the old file."""
-    name = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-    try:
-        # Its mode is what the process's umask makes of this one.
-        handle = os.open(name, NEW_FILE, 0o666)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        _rename(name, path)
-        _sync_folder(path.parent)
-    except (OSError, ValueError) as error:  # no path can have a NUL
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise_if(f"{path} was not written", [str(reason)])
-    finally:
-        with contextlib.suppress(OSError, ValueError):  # it was renamed
-            os.unlink(name)
-
-
-def _rename(part: Path, path: Path) -> None:
-    """Renames; Windows refuses for as long as a reader has the old file."""
-    for pause in PAUSES:
-        try:
-            return os.replace(part, path)
-        except PermissionError:
-            time.sleep(pause)
-    os.replace(part, path)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename outlast a loss of power, where the system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -9,14 +9,13 @@ import keras
 from keras_lora.errors import raise_if
 from keras_lora.files.format import inspect_adapter, record_of, write_adapter
 from keras_lora.files.load import load_adapter
-from keras_lora.model.checks import not_freezable, unbuilt
 from keras_lora.model.fingerprint import by_path, is_sampled, layer_digests
 from keras_lora.peft.as_file import read_as_file
 from keras_lora.peft.hub import find_backbone, read_backbone
 from keras_lora.peft.load import base_layers
 from keras_lora.peft.origin import origin_of
 from keras_lora.peft.save import save_peft
-from keras_lora.rewrite.checks import occupied
+from keras_lora.rewrite.checks import not_a_base
 
 
 def import_folder(
@@ -33,7 +32,7 @@ def import_folder(
     """
     what = f"{output} was not written"
     layers = base_layers(read_base(base))
-    raise_if(what, unbuilt(layers) + occupied(layers) + not_freezable(layers))
+    raise_if(what, not_a_base(layers))
     try:
         origin = origin_of(layers, None)
     except ValueError as error:

@@ -6,7 +6,7 @@ from typing import Any
 
 from keras_lora.errors import raise_if
 from keras_lora.files.load import check_alike, put
-from keras_lora.model.checks import not_freezable, unbuilt
+from keras_lora.model.checks import not_freezable
 from keras_lora.model.paths import Layers, structural_paths
 from keras_lora.model.surgery import every_layer
 from keras_lora.peft.as_file import as_file
@@ -17,7 +17,7 @@ from keras_lora.peft.origin import Origin, origin_of
 from keras_lora.peft.outside import place_outside
 from keras_lora.peft.translate import translate
 from keras_lora.rewrite.adapted import Adapted
-from keras_lora.rewrite.checks import occupied, served
+from keras_lora.rewrite.checks import not_a_base, served
 
 
 def load_peft(
@@ -90,7 +90,7 @@ def load_peft(
     layers = found.layers if found else base_layers(model)
     translated = translate(theirs, known_origin(what, theirs, layers, names))
     if not found:
-        translated.problems += unbuilt(layers) + occupied(layers)
+        translated.problems += not_a_base(layers)
         translated.problems += not_freezable(layers)
     if not head:
         translated.outside = {}

@@ -16,10 +16,10 @@ from keras_lora.files.format import (
     not_finite,
     read_tensors,
     record_of,
-    write_whole,
 )
 from keras_lora.files.record import HEAD, OUTSIDE
 from keras_lora.files.save import gathered
+from keras_lora.files.whole import write_whole
 from keras_lora.model.paths import join, owner
 from keras_lora.peft.export import Export, Target, put_modules, put_whole
 from keras_lora.peft.folder import CONFIG, TENSORS

@@ -23,15 +23,16 @@ SIZES = (3, 7, 12, 5, 9, 4, 11, 6)
 SMALL = {"vocabulary_size": VOCABULARY, "num_layers": 2, "hidden_dim": 16}
 
 
-def gpt2():
-    backbone = keras_hub.models.GPT2Backbone(
+def positioned(backbone, task, preprocessor=None, **more):
+    """A model that knows places by an embedding."""
+    made = getattr(keras_hub.models, backbone)(
         num_heads=2,
         intermediate_dim=32,
         max_sequence_length=LENGTH,
         dropout=0.0,
-        **SMALL,
+        **{**SMALL, **more},
     )
-    return keras_hub.models.GPT2CausalLM(backbone=backbone, preprocessor=None)
+    return getattr(keras_hub.models, task)(made, preprocessor=preprocessor)
 
 
 def grouped(kind, **more):
@@ -46,24 +47,13 @@ def grouped(kind, **more):
     return task(backbone=backbone, preprocessor=None)
 
 
-def bart():
-    backbone = keras_hub.models.BartBackbone(
-        num_heads=2,
-        intermediate_dim=32,
-        max_sequence_length=LENGTH,
-        dropout=0.0,
-        **SMALL,
-    )
-    return keras_hub.models.BartSeq2SeqLM(backbone=backbone, preprocessor=None)
-
-
 FAMILIES = {
-    "gpt2": gpt2,
+    "gpt2": lambda: positioned("GPT2Backbone", "GPT2CausalLM"),
     "llama": lambda: grouped("Llama"),
     "gemma": lambda: grouped("Gemma", head_dim=8),
     "mistral": lambda: grouped("Mistral"),
     "qwen": lambda: grouped("Qwen"),
-    "bart": bart,
+    "bart": lambda: positioned("BartBackbone", "BartSeq2SeqLM"),
 }
 
 
@@ -621,14 +611,12 @@ def speaking(tmp_path_factory):
         ),
         sequence_length=LENGTH,
     )
-    backbone = keras_hub.models.GPT2Backbone(
-        num_heads=2,
-        intermediate_dim=32,
-        max_sequence_length=LENGTH,
-        dropout=0.0,
-        **{**SMALL, "vocabulary_size": len(symbols)},
+    task = positioned(
+        "GPT2Backbone",
+        "GPT2CausalLM",
+        preprocessor,
+        vocabulary_size=len(symbols),
     )
-    task = keras_hub.models.GPT2CausalLM(backbone, preprocessor)
     set_random(task.weights, seed=1, size=0.3)
     task.compile(sampler="greedy")
     texts = ["a b c", "the cat", "x", "some more words here"] * 2
@@ -682,6 +670,32 @@ def test_a_stream_of_text(speaking):
         for row, text in enumerate(texts):
             said = text + "".join(step[row] for step in steps)
             assert said == want[None, False][row]
+
+
+def test_plain_predictions_and_generations_at_once(gpt):
+    """On JAX a plain prediction empties the base's variables meanwhile."""
+    task, paths, asked, want = gpt
+    plain = task.predict(asked, verbose=0)
+    with served(task) as bank:
+        with_adapters(bank, paths)
+        same(bank.generate(asked, NAMES, stop_token_ids=None), want)
+        errors, done = [], threading.Event()
+
+        def predicting():
+            while not done.is_set():
+                got = task.predict(asked, batch_size=2, verbose=0)
+                if not np.allclose(got, plain, atol=1e-4):
+                    errors.append("another prediction")
+
+        thread = threading.Thread(target=predicting)
+        thread.start()
+        try:
+            for _ in range(15):
+                same(bank.generate(asked, NAMES, stop_token_ids=None), want)
+        finally:
+            done.set()
+            thread.join()
+        assert not errors
 
 
 @pytest.mark.slow

@@ -22,11 +22,11 @@ from keras import layers
 
 import keras_lora
 from keras_lora.bank import folder as bank_folder
-from keras_lora.files import format as adapter_file
+from keras_lora.files.whole import write_whole
 
 CHUNK = 500
 WRITERS = {
-    "write_whole": adapter_file.write_whole.__code__,
+    "write_whole": write_whole.__code__,
     "write_folder": bank_folder.write_folder.__code__,
 }
 

@@ -37,6 +37,19 @@ def entry(kind, shape=None, **config):
     return {"class": kind, "config": config, "input_shape": shape}
 
 
+def dilated(padding):
+    """A convolution whose two taps lie far apart."""
+    return entry(
+        "Conv1D",
+        [None, None, 8],
+        filters=1,
+        kernel_size=2,
+        dilation_rate=3 * 10**8,
+        padding=padding,
+        use_bias=False,
+    )
+
+
 ATTACKS = {
     "two outer products": (
         make(1024),
@@ -72,33 +85,13 @@ ATTACKS = {
     ),
     "a dilation of 300 million": (
         sequence(),
-        [
-            entry(
-                "Conv1D",
-                [None, None, 8],
-                filters=1,
-                kernel_size=2,
-                dilation_rate=3 * 10**8,
-                padding="same",
-                use_bias=False,
-            )
-        ],
+        [dilated("same")],
         {"@head/0/kernel": [2, 8, 1]},
         ("layer 0 (Conv1D)", "padded input", "numbers a row"),
     ),
     "a causal dilation": (
         sequence(),
-        [
-            entry(
-                "Conv1D",
-                [None, None, 8],
-                filters=1,
-                kernel_size=2,
-                dilation_rate=3 * 10**8,
-                padding="causal",
-                use_bias=False,
-            )
-        ],
+        [dilated("causal")],
         {"@head/0/kernel": [2, 8, 1]},
         ("layer 0 (Conv1D)", "padded input"),
     ),

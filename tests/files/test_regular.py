@@ -9,8 +9,7 @@ import pytest
 import keras_lora
 from benchmarks.arena import is_own
 from keras_lora import AdapterBank, cli
-from keras_lora.files import format as adapter_file
-from keras_lora.files import regular
+from keras_lora.files import regular, whole
 from tests.banks import call, few_tasks, lora, off, rows, sequential, served
 from tests.helpers import ends, fill, refused
 
@@ -96,7 +95,7 @@ def test_a_reader_that_has_the_index_open_is_waited_for(tmp_path, monkeypatch):
             raise PermissionError(errno.EACCES, "Access is denied")
         real(part, path)
 
-    monkeypatch.setattr(adapter_file, "PAUSES", (0, 0, 0))
+    monkeypatch.setattr(whole, "PAUSES", (0, 0, 0))
     monkeypatch.setattr(os, "replace", busy)
-    adapter_file.write_whole(path, b"new")
+    whole.write_whole(path, b"new")
     assert count == [3] and path.read_bytes() == b"new"
