@@ -3,6 +3,8 @@
 import functools
 from typing import Any
 
+import keras
+
 
 @functools.cache
 def class_on(host: Any, *mixins: Any) -> Any:
@@ -15,3 +17,19 @@ def class_on(host: Any, *mixins: Any) -> Any:
     body = {name: getattr(host, name) for name in names}
     body["_host_class"] = getattr(host, "_host_class", host)
     return type(host.__name__, (*mixins, host), body)
+
+
+def registered(cls: Any, name: str, known: Any) -> Any:
+    """Gives `cls` a name in Keras's files, by which it finds `known`.
+
+    A class made on another library's must not be found itself: KerasHub
+    looks for the class of a preset among all that are registered, and would
+    take an adapted class for the plain one.
+
+    Returns:
+        `cls`.
+    """
+    register = keras.saving.register_keras_serializable("keras_lora", name)
+    register(cls)
+    register(known)
+    return cls

@@ -18,7 +18,7 @@ from keras_lora.methods import METHODS
 from keras_lora.methods.host import AdapterHost
 from keras_lora.methods.method import Settings
 from keras_lora.model import surgery
-from keras_lora.model.classes import class_on
+from keras_lora.model.classes import class_on, registered
 from keras_lora.model.fingerprint import layer_digests
 from keras_lora.model.paths import join, own_variables, structural_paths
 from keras_lora.model.surgery import Layer
@@ -109,11 +109,11 @@ def is_host(layer: Layer) -> bool:
 def member_class(host: Any, mixin: Any) -> Any:
     """The one class of members whose own class is `host`."""
     mixins = (Member, mixin) if mixin else (Member,)
-    return register(class_on(host, *mixins))
+    return registered(class_on(host, *mixins), "Member", ANY_MEMBER)
 
 
-register = keras.saving.register_keras_serializable("keras_lora", "Member")
-member_class(keras.layers.Layer, AdapterHost)
+ANY_MEMBER = class_on(keras.layers.Layer, Member, AdapterHost)
+registered(ANY_MEMBER, "Member", ANY_MEMBER)
 
 
 def host_class(layer: Layer, settings: Settings | None) -> Any:

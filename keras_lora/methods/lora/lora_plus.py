@@ -6,7 +6,7 @@ import keras
 
 from keras_lora.errors import raise_if
 from keras_lora.methods.host import learns_fast
-from keras_lora.model.classes import class_on
+from keras_lora.model.classes import class_on, registered
 from keras_lora.model.surgery import SteppedBySpeed
 from keras_lora.settings import positive_number
 
@@ -94,8 +94,8 @@ def lora_plus(optimizer: Any, ratio: float = 16.0) -> Any:
     if isinstance(optimizer, keras.optimizers.Nadam):
         problems.append("Nadam cannot step some variables apart from others")
     raise_if("lora_plus gave no optimizer", problems)
-    return register(class_on(plain, LoRAPlus)).of(optimizer, ratio)
+    made = registered(class_on(plain, LoRAPlus), "LoRAPlus", LoRAPlus)
+    return made.of(optimizer, ratio)
 
 
-register = keras.saving.register_keras_serializable("keras_lora", "LoRAPlus")
-register(LoRAPlus)
+registered(LoRAPlus, "LoRAPlus", LoRAPlus)
