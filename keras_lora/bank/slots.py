@@ -9,6 +9,7 @@ from keras_lora.bank.adapter import BankAdapter
 from keras_lora.bank.host import become_host, leave_bank, stack_class
 from keras_lora.bank.memory import is_out_of_memory, stack_bytes, too_many_bytes
 from keras_lora.bank.routing import RowWeights, Switch
+from keras_lora.bank.rows import taker
 from keras_lora.errors import raise_if
 from keras_lora.methods.lora import LORA, lora_class
 from keras_lora.methods.stack import Kind, Stack
@@ -30,6 +31,7 @@ class Slots:
         self.resident: OrderedDict[BankAdapter, int] = OrderedDict()
         self.pinned: BankAdapter | None = None
         self.cache_misses = 0
+        self._take = taker()
 
     @property
     def count(self) -> int:
@@ -141,11 +143,13 @@ class Slots:
 
     def weights_of(self, slots: list[int]) -> RowWeights:
         """The weights in some slots, gathered: a tensor (rows, ...) each."""
-        ids = ops.convert_to_tensor(slots, "int32")
-        return {
-            path: {key: s.gathered(ids) for key, s in host.stacks.items()}
+        stacks = {
+            path: {key: dict(s.variables) for key, s in host.stacks.items()}
             for path, host in self.hosts.items()
         }
+        ids = ops.convert_to_tensor(slots, "int32")
+        found: RowWeights = self._take(stacks, ids)
+        return found
 
     def _free(self, count: int, kept: list[BankAdapter]) -> list[int]:
         """So many slots that nothing sits in, after the eldest left."""
