@@ -21,6 +21,7 @@ COMMANDS = {
     "bank_on_tasks": ["benchmarks.bank_on_tasks", "--adapters", "app/adapters"],
     "soak": ["benchmarks.soak"],
     "two_sessions": ["benchmarks.two_sessions"],
+    "generation": ["benchmarks.generation"],
     "peft_exchange": ["benchmarks.peft_exchange"],
     "peft_loading": ["benchmarks.peft_loading"],
     "methods": ["benchmarks.methods", "--quick"],

@@ -26,6 +26,8 @@ import keras_lora
 from benchmarks.train_step import describe, spread
 
 ROWS, PROMPT, NEW = 8, 16, 64
+SIDES = ("base", "bank", "bank, int8", "bank, int4", "8 merged models")
+"""What memory is measured of."""
 
 
 def language_model(options: argparse.Namespace, xla: bool = False) -> Any:
@@ -141,34 +143,55 @@ def measure(
 
 
 def peak_memory(options: argparse.Namespace, side: str, queue: Any) -> None:
-    """Peak megabytes of a process that answers from 8 adapters."""
+    """Megabytes of a process that answers from 8 adapters."""
+    start = peak()
     task = language_model(options)
-    with tempfile.TemporaryDirectory() as folder:
-        paths = make_files(task, Path(folder), options)
-        task.compile(sampler="greedy")
-        if side == "bank":
+    models = [task]
+    if side.startswith("bank"):
+        quantized = side.partition(", ")[2]
+        if quantized:
+            task.quantize(quantized)
+        with tempfile.TemporaryDirectory() as folder:
+            paths = make_files(task, Path(folder), options)
+            task.compile(sampler="greedy", jit_compile=False)
             bank = keras_lora.AdapterBank(task, ROWS)
             for name, path in paths.items():
                 bank.load(name, path)
-            bank.generate(prompts(), list(paths), stop_token_ids=None)
-        elif side == "models":
-            models = []
-            for path in paths.values():
-                model = language_model(options)
-                keras_lora.load_adapter(model, path)
-                keras_lora.merge(model).compile(sampler="greedy")
-                model.generate(prompts(1), stop_token_ids=None)
-                models.append(model)
-        else:
-            task.generate(prompts(), stop_token_ids=None)
-    queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        bank.generate(prompts(), list(paths), stop_token_ids=None)
+    elif side == "8 merged models":
+        # What is in the kernels makes no difference to memory.
+        models += [language_model(options) for _ in range(ROWS - 1)]
+        for model in models:
+            model.generate(prompts(1), stop_token_ids=None)
+    else:
+        task.generate(prompts(), stop_token_ids=None)
+    weights = sum(
+        np.asarray(variable).nbytes
+        for model in models
+        for variable in model.variables
+    )
+    queue.put(
+        {
+            "weights_mb": weights / 1e6,
+            "peak_mb": peak(),
+            "grown_mb": peak() - start,
+        }
+    )
 
 
-def peaks(options: argparse.Namespace) -> dict[str, float]:
-    """Peak memory of each side, in processes of their own."""
+def peak() -> float:
+    """The most megabytes this process has taken so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def peaks(options: argparse.Namespace) -> dict[str, Any]:
+    """Memory of each side, in processes of their own."""
+    options = argparse.Namespace(
+        **{**vars(options), "layers": 12, "width": 768}
+    )
     context = multiprocessing.get_context("spawn")
     found = {}
-    for side in ("base", "bank", "models"):
+    for side in SIDES:
         queue = context.Queue()
         process = context.Process(
             target=peak_memory, args=(options, side, queue)
@@ -196,8 +219,9 @@ def main() -> None:
             "without XLA": measure(options, xla=False),
             "with XLA": measure(options, xla=True),
             "int8, without XLA": measure(options, False, "int8"),
+            "int4, without XLA": measure(options, False, "int4"),
         },
-        "peak_mb": peaks(options),
+        "memory": peaks(options),
     }
     print(json.dumps(result, indent=1))
     if options.json:

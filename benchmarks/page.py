@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import plots
+from benchmarks.generation_table import generation
+from benchmarks.markdown import spread, table, where
 from benchmarks.methods_table import tables
 
 ROOT = Path(__file__).parents[1]
@@ -26,28 +28,6 @@ Made by `python -m benchmarks.page` from the result files in
 noisy machine slows them alike; a ratio is the median of the rounds', with its
 quartiles in brackets. `python -m benchmarks` measures everything again.
 """
-
-
-def spread(values: list[float], digits: int = 2) -> str:
-    """A median with its quartiles."""
-    low, middle, high = (f"{value:.{digits}f}" for value in values)
-    return f"{middle} ({low} to {high})"
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; all columns but the first are figures."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def where(result: dict[str, Any], command: str) -> str:
-    """The command, the machine, the versions and the settings."""
-    versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
-    settings = ", ".join(f"{k} {v}" for k, v in result["settings"].items())
-    return (
-        f"`{command}` on {result['machine']}; {versions}; backend "
-        f"{result['backend']}; {settings}."
-    )
 
 
 def train_step(result: dict[str, Any]) -> str:
@@ -496,6 +476,7 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "benchmarks/results/scaling.json": scaling,
     "benchmarks/results/rewriting.json": rewriting,
     "benchmarks/results/serving.json": serving,
+    "benchmarks/results/generation.json": generation,
     "benchmarks/results/peft_exchange.json": peft_exchange,
     "benchmarks/results/peft_loading.json": peft_loading,
     "benchmarks/results/soak.json": soak,
