@@ -67,6 +67,8 @@ def show_memory() -> None:
 
 
 def show_one(served: Served) -> None:
+    if served.info.about:
+        st.markdown(literal(served.info.about))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.download_button(
             "Download",

@@ -128,7 +128,7 @@ def train_task(
     seconds = time.perf_counter() - start
     logits = predict_texts(model, splits.test.texts, tokenizer)
     output.parent.mkdir(parents=True, exist_ok=True)
-    keras_lora.save_adapter(model, output)
+    keras_lora.save_adapter(model, output, labels=task.labels, about=task.title)
     return Result(
         accuracy=float(np.mean(logits.argmax(-1) == splits.test.labels)),
         baselines=baselines,

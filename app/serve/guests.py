@@ -44,8 +44,9 @@ class Shelf:
         Args:
             data: the file.
             file_name: what the visitor calls it.
-            labels: one a class; where there are none, those of the shipped
-                task in the file's name, else "class 0" and so on.
+            labels: one a class; where there are none, those in the file,
+                else those of the shipped task in the file's name, else
+                "class 0" and so on.
 
         Raises:
             ValueError: everything wrong with it; nothing was loaded.
@@ -108,7 +109,7 @@ class Shelf:
             info, self._service.low_rank, self._service.bottlenecks
         )
         found = _class_count(info)
-        labels = tuple(labels) or default_labels(title, found)
+        labels = tuple(labels) or info.labels or default_labels(title, found)
         if info.head is not None and not 2 <= found <= MAX_CLASSES:
             problems.append(
                 f"its head tells {found} classes apart; 2 to {MAX_CLASSES} "
@@ -120,7 +121,7 @@ class Shelf:
             )
         raise_if(what, problems)
         self._service.bank.load(name, file)
-        served = Served(name, title, labels, file, info)
+        served = Served(name, title, labels, file, info, info.about)
         self._service.check_classes(served)
         return served
 

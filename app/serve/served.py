@@ -113,16 +113,18 @@ def _read_task(folder: Path, task: Task, results: Any) -> Served:
             f"There is no adapter for {task.name} yet; "
             f"“{SHIP} {task.name}” makes it."
         )
+    info = keras_lora.inspect_adapter(file)
+    labels = info.labels or task.labels
     return Served(
         name=task.name,
         title=title_of(task.name),
-        labels=task.labels,
+        labels=labels,
         file=file,
-        info=keras_lora.inspect_adapter(file),
-        question=task.title,
+        info=info,
+        question=info.about or task.title,
         examples=task.examples,
         probe=_read_probe(
-            folder / f"{task.name}.probe.safetensors", len(task.labels)
+            folder / f"{task.name}.probe.safetensors", len(labels)
         ),
         results=results if isinstance(results, dict) else {},
     )

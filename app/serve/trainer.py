@@ -161,7 +161,7 @@ def _train(run: Run, source: Source) -> Outcome:
         share=table.percent / 100,
         seconds=seconds,
         stopped=run.step < run.steps,
-        file=_file_of(model),
+        file=_file_of(model, job.labels),
     )
 
 
@@ -246,8 +246,12 @@ def _mistakes(
     return sorted(wrong, key=lambda mistake: -mistake[3])
 
 
-def _file_of(model: keras.Model) -> bytes:
+def _file_of(model: keras.Model, labels: tuple[str, ...]) -> bytes:
+    """The adapter's file, with the labels that a file takes."""
+    printable = all(map(str.isprintable, labels))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "adapter.safetensors"
-        keras_lora.save_adapter(model, file)
+        keras_lora.save_adapter(
+            model, file, labels=labels if printable else None
+        )
         return file.read_bytes()

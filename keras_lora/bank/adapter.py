@@ -15,6 +15,7 @@ from keras_lora.bank.watch import Unfit
 from keras_lora.errors import raise_if, shorten
 from keras_lora.files.format import AdapterInfo, inspect_adapter, read_tensors
 from keras_lora.files.head_config import rebuild_head, wrong_head
+from keras_lora.files.labels import labels_misfit
 from keras_lora.files.match import misfits_of
 from keras_lora.methods import METHODS
 from keras_lora.methods.method import Method, Widths
@@ -183,11 +184,26 @@ def read_adapter(
         given = output_shape(base.outputs, info.head["input"])
         head = rebuild_head(info.head, info.path, tensors, given)
         raise_if(what, head_misfits(info.head, head.layers, base.outputs))
+    raise_if(what, misnamed(info, head, base.outputs))
     kinds = {
         path: stack_class(settings["method"]).kind_of(settings)
         for path, settings in info.layers.items()
     }
     return BankAdapter(name, info, tensors, kinds, head)
+
+
+def misnamed(info: AdapterInfo, head: Any, outputs: list[Any]) -> list[str]:
+    """Says whether a file's labels do not fit what its adapter gives."""
+    if not info.labels:
+        return []
+    y = outputs[0]
+    if head is not None:
+        assert info.head is not None
+        y = outputs[info.head["input"]]
+        for layer in head.layers:
+            y = layer.compute_output_spec(y)
+    what = "the base" if head is None else "the head"
+    return labels_misfit(info.labels, y.shape[-1], what)
 
 
 def read_any(

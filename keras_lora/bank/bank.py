@@ -168,7 +168,7 @@ class AdapterBank(SpeakingBank):
         Its inputs are the base's and `adapter_ids`; its outputs `features`
         and one per adapter that has a head, under the adapter's name, with NaN
         in the rows of others. `adapters.json` in the folder has each name's
-        id. Needs the TensorFlow backend.
+        id, and its labels where it has some. Needs the TensorFlow backend.
 
         Args:
             path: Folder to make; it must not be there yet.

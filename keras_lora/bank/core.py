@@ -19,6 +19,7 @@ from keras_lora.bank.probe import probe
 from keras_lora.bank.routing import Routed
 from keras_lora.bank.slots import Slots, declared_kinds
 from keras_lora.errors import raise_if
+from keras_lora.files.format import AdapterInfo
 from keras_lora.model import surgery
 from keras_lora.model.compiled import HOLD, forget_compiled
 from keras_lora.model.fingerprint import by_path, is_sampled, layer_digests
@@ -155,6 +156,16 @@ class Served:
         """The loaded adapters, in the order they were first loaded."""
         with self._lock:
             return list(self._adapters)
+
+    def info(self, name: str) -> AdapterInfo:
+        """What the file of a loaded adapter says of itself.
+
+        Raises:
+            ValueError: No adapter has this name.
+        """
+        with self._lock:
+            raise_if("Nothing is known of it", self._unknown([name]))
+            return self._adapters[name].info
 
     def load(self, name: str, path: str | os.PathLike[str]) -> None:
         """Reads an adapter; a name that is loaded gets its contents.

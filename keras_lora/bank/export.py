@@ -105,7 +105,9 @@ def write(path: Path, model: Any, adapters: list[BankAdapter]) -> None:
     try:
         model.export(part / "model", format="tf_saved_model", verbose=False)
         table = {a.name: slot for slot, a in enumerate(adapters, 1)}
-        text = json.dumps({"base": 0, "adapters": table}, indent=1)
+        labels = {a.name: a.info.labels for a in adapters if a.info.labels}
+        given = {"base": 0, "adapters": table, "labels": labels}
+        text = json.dumps(given, indent=1)
         (part / "model" / TABLE).write_text(text)
         (part / "model").replace(path)
     finally:

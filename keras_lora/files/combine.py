@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -131,11 +131,15 @@ def combine(
     if chosen is not None:
         of_head = tensors[chosen].items()
         values |= {k: v for k, v in of_head if k.startswith(HEAD + "/")}
+    kept_head = None if chosen is None else infos[chosen]
+    described = replace(
+        infos[0], labels=kept_head.labels if kept_head else (), about=""
+    )
     record = {
-        **record_of(infos[0]),
+        **record_of(described),
         "version": __version__,
         "layers": layers,
-        "head": None if chosen is None else infos[chosen].head,
+        "head": kept_head and kept_head.head,
     }
     write_adapter(path, values, record)
     largest = max(settings["rank"] for settings in layers.values())

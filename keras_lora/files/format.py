@@ -22,6 +22,7 @@ from safetensors.numpy import save
 
 from keras_lora.errors import printable, raise_if, shorten
 from keras_lora.files.head_config import rebuild_head
+from keras_lora.files.labels import wrong_description
 from keras_lora.files.record import too_deep, wrong_record, wrong_tensors
 from keras_lora.files.regular import open_regular
 from keras_lora.files.whole import write_whole
@@ -54,6 +55,10 @@ class AdapterInfo:
             module of an adapted layer, the first of the layer's columns in
             it, how many it has, and whether torch keeps it (in, out). Else
             empty.
+        labels: The names of its classes, in the order of the head's outputs;
+            empty where none were given. Two labels of one output are those of
+            0 and 1.
+        about: What it is for, in a few words.
         digest: A hash of all this, by which another file of the same name is
             told apart.
     """
@@ -68,6 +73,8 @@ class AdapterInfo:
     base: dict[str, Any]
     tensors: Tensors
     modules: dict[str, list[Any]] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    about: str = ""
     digest: str = field(default="", repr=False)
 
     @property
@@ -97,9 +104,14 @@ class AdapterInfo:
             f"base: {len(self.base['variables'])} variables, "
             + ("sampled" if self.base["sampled"] else "every value hashed"),
         ]
+        if self.about:
+            about = self.about.replace("\n", "\n  ")
+            lines.insert(1, f"about: {about}")
         if self.head is not None:
             classes = [layer["class"] for layer in self.head["layers"]]
             lines.append(f"head: {', '.join(classes)}")
+        if self.labels:
+            lines.append(f"labels ({len(self.labels)}): {shorten(self.labels)}")
         if self.outside:
             lines.append(f"outside the base: {shorten(self.outside)}")
         if self.trained:
@@ -120,7 +132,7 @@ def inspect_adapter(path: str | os.PathLike[str]) -> AdapterInfo:
     with opened(path, what, "it is truncated or no safetensors file") as file:
         text, tensors = header_of(file)
     record = _parse(text, what)
-    raise_if(what, wrong_record(record) or wrong_tensors(record, tensors))
+    raise_if(what, wrong_header(record, tensors))
     return info_of(path, size, record, tensors, header_digest(text, tensors))
 
 
@@ -143,6 +155,8 @@ def info_of(
         base=record["base"],
         tensors=tensors,
         modules=record.get("modules", {}),
+        labels=tuple(record.get("labels", ())),
+        about=record.get("about", ""),
         digest=digest,
     )
 
@@ -249,7 +263,16 @@ def wrong_file(
     record: dict[str, Any], tensors: dict[str, np.ndarray]
 ) -> list[str]:
     """Says what of a file that is to be written no reader would take."""
-    return wrong_record(record) or wrong_tensors(record, described(tensors))
+    return wrong_header(record, described(tensors))
+
+
+def wrong_header(record: dict[str, Any], tensors: Tensors) -> list[str]:
+    """Says what of a file's header is not in order."""
+    return (
+        wrong_record(record)
+        or wrong_tensors(record, tensors)
+        or wrong_description(record, tensors)
+    )
 
 
 def described(tensors: dict[str, np.ndarray]) -> Tensors:
@@ -288,4 +311,7 @@ def record_of(info: AdapterInfo) -> dict[str, Any]:
     """The record that a file's header came from."""
     names = ("version", "layers", "trained", "head", "outside", "base")
     record = {name: getattr(info, name) for name in names}
-    return {**record, "modules": info.modules} if info.modules else record
+    given: dict[str, Any] = {"modules": info.modules} if info.modules else {}
+    given |= {"labels": list(info.labels)} if info.labels else {}
+    given |= {"about": info.about} if info.about else {}
+    return {**record, **given}

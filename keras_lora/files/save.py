@@ -1,6 +1,7 @@
 """Saving what a task trained."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,9 @@ from keras import ops
 from keras_lora.errors import raise_if
 from keras_lora.files.format import not_finite, write_adapter, wrong_file
 from keras_lora.files.head import Head, find_head, named_head
+from keras_lora.files.labels import described_as, labels_misfit
 from keras_lora.files.record import OUTSIDE
+from keras_lora.model import surgery
 from keras_lora.model.fingerprint import by_path, differences, layer_digests
 from keras_lora.model.paths import Layers, join, own_variables, structural_paths
 from keras_lora.model.surgery import Layer
@@ -62,7 +65,12 @@ def trained_outside(model: Layer) -> Layers:
 
 
 def save_adapter(
-    model: Any, path: str | os.PathLike[str], *, head: str | None = None
+    model: Any,
+    path: str | os.PathLike[str],
+    *,
+    head: str | None = None,
+    labels: Sequence[str] | None = None,
+    about: str = "",
 ) -> None:
     """Saves everything a task trained to one small file.
 
@@ -77,11 +85,17 @@ def save_adapter(
             whole or not at all.
         head: Name or path of the layer that is the head, where the model does
             not show it, such as a subclassed one.
+        labels: The names of its classes, in the order of the head's outputs;
+            two for one output, that of a sigmoid. At least 2 different texts
+            of at most 200 characters. The model does not remember them: give
+            them each time.
+        about: What the adapter is for, in at most 2,000 characters.
 
     Raises:
         ValueError: The model has no adapter, two of them, a part of one, one
             that is switched off, or values that are not finite; the base has
-            changed since `inject`; the file cannot be written. Everything
+            changed since `inject`; there are not as many labels as outputs;
+            the file cannot be written. Everything
             wrong is listed, and a file of that name is as it was.
 
     Example:
@@ -93,7 +107,15 @@ def save_adapter(
     keras_lora.save_adapter(model, "task.safetensors")
     ```
     """
-    record, tensors = gathered(model, head, f"{path} was not saved")
+    what = f"{path} was not saved"
+    record, tensors = gathered(model, head, what)
+    record |= described_as(labels, about)
+    problems = wrong_file(record, tensors)
+    if not problems and record["head"] is None:
+        shape = surgery.output_shape(model, 0) or (None,)
+        given = record.get("labels", ())
+        problems = labels_misfit(given, shape[-1], "the model")
+    raise_if(what, problems)
     write_adapter(path, tensors, record)
 
 

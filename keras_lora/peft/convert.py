@@ -64,10 +64,14 @@ def export_file(
     backbone = find_backbone(base_layers(model).values())
     save_peft(model if head or backbone is None else backbone, folder, **names)
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-    return "\n".join(
+    lines = [
         f"{folder / name}: {size:,} bytes"
         for name, size in sorted(sizes.items())
-    )
+    ]
+    info = inspect_adapter(file)
+    if info.labels or info.about:
+        lines.append("labels and about stay behind: a PEFT folder has no place")
+    return "\n".join(lines)
 
 
 def read_base(path: Path) -> Any:
