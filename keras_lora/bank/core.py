@@ -142,6 +142,17 @@ class Served:
         return self._model
 
     @property
+    def base(self) -> Any:
+        """The base, which is served until `detach`."""
+        self._check_attached()
+        return self._base
+
+    @property
+    def inputs(self) -> Any:
+        """The base's inputs as symbolic tensors, in the base's structure."""
+        return self._inputs
+
+    @property
     def cache_misses(self) -> int:
         """How often an adapter had to be put into a slot, as no slot had it."""
         return self._slots.cache_misses

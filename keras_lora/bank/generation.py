@@ -82,12 +82,23 @@ def streamed(
     batch_size: int,
     running: Hold,
 ) -> Iterator[list[Any]]:
-    """A call's new tokens, some at a time.
+    """A call's new tokens, some at a time."""
+    unsaid = Unsaid(call.prompts)
+    for prompts in steps(call, count, batch_size, running):
+        yield unsaid.next(prompts)
+
+
+def steps(
+    call: Generation,
+    count: int,
+    batch_size: int,
+    running: Hold,
+) -> Iterator[Prompts]:
+    """A call's rows as they grow, by so many tokens at a time.
 
     What was generated is a prompt then, so that the next step begins with it.
     """
     prompts = call.prompts
-    unsaid = Unsaid(prompts)
     end, rows = 0, list(range(prompts.rows))
     while rows and end < prompts.length:
         shortest = min(prompts.sizes[row] for row in rows)
@@ -96,5 +107,5 @@ def streamed(
             for batch in call.batches(rows, batch_size):
                 outputs = call.step(prompts, batch, end, batch_size)
                 prompts = prompts.extended(batch.rows, outputs, end)
-        yield unsaid.next(prompts)
+        yield prompts
         rows = [row for row in rows if not prompts.has_ended(row, call.prompts)]

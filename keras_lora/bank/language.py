@@ -2,16 +2,24 @@
 
 import functools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from keras_lora.bank.batches import Adapters, Names
+from keras_lora.bank.completion import (
+    Completion,
+    completed,
+    ends_of,
+    shortened,
+    streamed_completions,
+)
 from keras_lora.bank.core import Served
 from keras_lora.bank.generate import Generator, language_model
 from keras_lora.bank.generation import Generation, no_weights, streamed
 from keras_lora.bank.prompts import read_prompts
 from keras_lora.bank.routing import RowWeights
 from keras_lora.errors import raise_if
-from keras_lora.settings import positive_int
+from keras_lora.settings import is_int, positive_int
 
 
 class SpeakingBank(Served):
@@ -108,6 +116,105 @@ class SpeakingBank(Served):
         if call.generator.searches_beams:
             raise ValueError("Nothing was generated: beams are not streamed")
         return streamed(call, tokens, batch_size, self._running)
+
+    def complete(
+        self,
+        texts: Sequence[str],
+        adapter: Names = None,
+        max_tokens: int | Sequence[int] = 16,
+        batch_size: int = 32,
+        *,
+        max_length: int | None = None,
+    ) -> list[Completion]:
+        """Generates as `generate` does, and tells what a server has to.
+
+        Args:
+            texts: Prompts; the task has a preprocessor.
+            adapter: None, a name, or one name or None a row.
+            max_tokens: How many tokens to add at most, to each or for each.
+            batch_size: Rows that are generated together, int above 0.
+            max_length: Tokens a row, prompt and answer together, where less
+                is wanted than the model or its preprocessor takes.
+
+        Returns:
+            A `Completion` a text: what was added, without the prompt, the
+            counts of tokens and what ended it.
+
+        Raises:
+            ValueError: As for `generate`, or a prompt leaves no room.
+        """
+        call, ends = self._completion(
+            texts, adapter, max_tokens, batch_size, max_length
+        )
+        return completed(call, ends, batch_size, self._running)
+
+    def stream_completions(
+        self,
+        texts: Sequence[str],
+        adapter: Names = None,
+        max_tokens: int | Sequence[int] = 16,
+        batch_size: int = 32,
+        *,
+        tokens: int = 8,
+        max_length: int | None = None,
+    ) -> Iterator[list[Completion]]:
+        """Generates as `stream` does, and tells what `complete` does.
+
+        Args:
+            texts: As for `complete`, as are the arguments below but one.
+            adapter: None, a name, or one name or None a row.
+            max_tokens: How many tokens to add at most.
+            batch_size: Rows that are generated together, int above 0.
+            tokens: How many tokens a row a step adds, int above 0.
+            max_length: Tokens a row, prompt and answer together.
+
+        Yields:
+            Lists with what is new of each row.
+
+        Raises:
+            ValueError: As for `complete`; beams are not streamed.
+        """
+        raise_if("Nothing was generated", positive_int("tokens", tokens))
+        call, ends = self._completion(
+            texts, adapter, max_tokens, batch_size, max_length
+        )
+        if call.generator.searches_beams:
+            raise ValueError("Nothing was generated: beams are not streamed")
+        return streamed_completions(
+            call, ends, tokens, batch_size, self._running
+        )
+
+    def _completion(
+        self,
+        texts: Sequence[str],
+        adapter: Names,
+        max_tokens: int | Sequence[int],
+        batch_size: int,
+        max_length: int | None,
+    ) -> tuple[Generation, list[int]]:
+        """A call as it begins, and where each row ends at the latest."""
+        with self._attached():
+            generator = self._generator_of(None)
+        preprocessor = generator.task.preprocessor
+        if preprocessor is None:
+            raise ValueError(
+                "Nothing was generated: the task has no preprocessor, which "
+                "makes tokens of texts"
+            )
+        more: Any = max_tokens
+        more = [more] * len(texts) if is_int(more) else list(more)
+        problems = [p for n in more for p in positive_int("max_tokens", n)]
+        if len(more) != len(texts):
+            problems.append(f"{len(more)} `max_tokens` for {len(texts)} texts")
+        raise_if("Nothing was generated", problems)
+        context = generator.longest or preprocessor.sequence_length
+        context = min(context, max_length or context)
+        call = self._generation(
+            list(texts), adapter, context + 1, "auto", batch_size, None
+        )
+        ends = ends_of(call.prompts, more, context)
+        prompts = shortened(call.prompts, max(ends, default=1))
+        return replace(call, prompts=prompts), ends
 
     def _generation(
         self,
