@@ -21,6 +21,7 @@ ROOMS = {
         "files",
         "peft",
         "bank",
+        "serve",
         "__init__",
         "cli",
     ),
