@@ -1,4 +1,4 @@
-"""The command `keras-lora`: inspect, merge, and PEFT folders in and out."""
+"""The command `keras-lora`: inspect, merge, serve, PEFT in and out."""
 
 import argparse
 import sys
@@ -8,6 +8,7 @@ from pathlib import Path
 from keras_lora.files import format as file_format
 from keras_lora.files.regular import open_regular
 from keras_lora.peft.inspect import inspect_adapter
+from keras_lora.serve.command import add_arguments, serve
 
 BASE = "the base: a .keras file, or a KerasHub preset's or checkpoint's folder"
 
@@ -43,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     send.add_argument("--base-model", default="", help="the base's name")
     send.add_argument("--task-type", help="such as CAUSAL_LM")
+    add_arguments(commands.add_parser("serve", help="answer requests by HTTP"))
     for command in (bring, send):
         command.add_argument(
             "--no-head",
@@ -52,6 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
         )
     chosen = parser.parse_args(arguments)
     try:
+        if chosen.command == "serve":
+            return serve(chosen)
         print(run(chosen))
     except (ValueError, OSError) as error:
         print(f"keras-lora: {error}", file=sys.stderr)

@@ -25,6 +25,8 @@ NEEDS_KERAS_HUB = {
     "docs/how-to/your-own-model.md",
 }
 NOT_RUN = (
+    "curl ",
+    "keras-lora serve ",
     "pip install ",
     "python3 -m venv ",
     "python -m app.",

@@ -74,7 +74,7 @@ def export_file(
     return "\n".join(lines)
 
 
-def read_base(path: Path) -> Any:
+def read_base(path: str | os.PathLike[str]) -> Any:
     """A model from a `.keras` file or a preset's or checkpoint's folder."""
     if os.path.isdir(path):
         return read_backbone(str(path))
