@@ -3,7 +3,7 @@
 For each task it writes into `app/adapters/`:
 
 - `TASK.safetensors`, the trained adapter with its head;
-- `TASK.probe.safetensors`, the baseline on the frozen base's features:
+- `probes/TASK.safetensors`, the baseline on the frozen base's features:
   `kernel` (features, classes) and `bias` (classes,), logits of the classes;
 - what came out, into `results.json`.
 
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from app.learn.shipped import RESULTS, SHIPPED
+from app.learn.shipped import PROBES, RESULTS, SHIPPED
 from app.texts.fetch import FetchError
 from app.texts.tasks import TASKS, Task, get_task
 
@@ -63,7 +63,8 @@ def ship(task: Task, folder: Path) -> None:
         verbose=2,
     )
     probe = {"kernel": result.probe.kernel, "bias": result.probe.bias}
-    save_file(probe, folder / f"{task.name}.probe.safetensors")
+    (folder / PROBES).mkdir(exist_ok=True)
+    save_file(probe, folder / PROBES / f"{task.name}.safetensors")
     row = {
         **{
             name: getattr(result, name)

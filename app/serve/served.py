@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 import keras_lora
-from app.learn.shipped import RESULTS, SHIPPED
+from app.learn.shipped import PROBES, RESULTS, SHIPPED
 from app.serve.limits import inner_sizes
 from app.serve.messages import message_of
 from app.texts.tasks import Task, get_task
@@ -124,7 +124,7 @@ def _read_task(folder: Path, task: Task, results: Any) -> Served:
         question=info.about or task.title,
         examples=task.examples,
         probe=_read_probe(
-            folder / f"{task.name}.probe.safetensors", len(labels)
+            folder / PROBES / f"{task.name}.safetensors", len(labels)
         ),
         results=results if isinstance(results, dict) else {},
     )

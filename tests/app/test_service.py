@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import keras_lora
+from app.learn.shipped import PROBES
 from app.serve.service import Service
 from tests.app.tiny import TinyTokenizer, tiny_base
 from tests.app.tiny import tiny_source as source_of
@@ -90,7 +91,7 @@ def test_missing_files_and_bad_ones_are_told_and_the_rest_works(
     shutil.copytree(folder, copy)
     (copy / "tweet-sentiment.safetensors").unlink()
     (copy / "text-source.safetensors").write_bytes(b"not an adapter")
-    (copy / "movie-sentiment.probe.safetensors").unlink()
+    (copy / PROBES / "movie-sentiment.safetensors").unlink()
     (copy / "results.json").write_text("{")
     # A head of two outputs where the task has two labels, and of four.
     shutil.copy(

@@ -8,7 +8,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 import keras_lora
-from app.learn.shipped import SHIPPED
+from app.learn.shipped import PROBES, SHIPPED
 from app.serve.service import Source
 from app.texts.base import MAX_TOKENS, build_base, pad
 from app.texts.tasks import get_task
@@ -57,6 +57,7 @@ def adapter(path, classes=2, base=None, config=None, seed=0, **head):
 def adapters_folder(folder):
     """A folder as the shipped one, with the probes."""
     base = tiny_base()
+    (folder / PROBES).mkdir(exist_ok=True)
     for seed, name in enumerate(SHIPPED):
         classes = len(get_task(name).labels)
         adapter(folder / f"{name}.safetensors", classes, base=base, seed=seed)
@@ -65,7 +66,7 @@ def adapters_folder(folder):
         bias = np.zeros(classes, "float32")
         save_file(
             {"kernel": kernel, "bias": bias},
-            folder / f"{name}.probe.safetensors",
+            folder / PROBES / f"{name}.safetensors",
         )
     (folder / "results.json").write_text(
         '{"movie-sentiment": {"accuracy": 0.871, "baselines": '
