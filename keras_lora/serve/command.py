@@ -84,7 +84,10 @@ def serve(options: argparse.Namespace) -> int:
     app = create_app(
         lambda observe: make_engine(options, observe),
         token=token,
-        limits=Limits(body=options.max_body),
+        limits=Limits(
+            body=options.max_body,
+            requests=options.queue + 2 * options.max_batch,
+        ),
         drain=options.drain,
         failed=failed,
     )

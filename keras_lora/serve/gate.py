@@ -1,9 +1,11 @@
 """What every request passes: counting, the token, the size of its body."""
 
 import asyncio
+import contextlib
 import hmac
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +23,13 @@ class Limits:
         body: Bytes of one body.
         bodies: Bytes of all that are being read or answered.
         seconds: In which a body has to be there.
+        requests: How many of one route are being answered.
     """
 
     body: int = 4 << 20
     bodies: int = 256 << 20
     seconds: float = 30.0
+    requests: int = 320
 
 
 class Gate:
@@ -49,6 +53,7 @@ class Gate:
         self.app, self.limits, self._seen = app, limits, seen
         self._token = None if token is None else token.encode()
         self._held = 0
+        self._running: Counter[str] = Counter()
 
     async def __call__(self, scope: Any, receive: ASGI, send: ASGI) -> None:
         if scope["type"] != "http":
@@ -62,7 +67,7 @@ class Gate:
                 status = message["status"]
             await send(message)
 
-        size = 0
+        size, path = 0, scope["path"]
         try:
             self._check_token(scope)
             if scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
@@ -70,7 +75,8 @@ class Gate:
                 size = len(body)
                 self._held += size
                 receive = replayed(body, receive)
-            await self.app(scope, receive, counted)
+            with self._one_more(path):
+                await self.app(scope, receive, counted)
         except Refused as error:
             answer = response(error)
             if error.code == "body":  # the rest of it is not read
@@ -78,7 +84,22 @@ class Gate:
             await answer(scope, receive, counted)
         finally:
             self._held -= size
-            self._seen(scope["path"], status, time.perf_counter() - start)
+            self._seen(path, status, time.perf_counter() - start)
+
+    @contextlib.contextmanager
+    def _one_more(self, path: str) -> Iterator[None]:
+        """Counts a request while it is answered, or refuses it at once."""
+        if self._running[path] >= self.limits.requests:
+            raise Refused(
+                429, "too many requests: ask again later", "queue_full"
+            )
+        self._running[path] += 1
+        try:
+            yield
+        finally:
+            self._running[path] -= 1
+            if not self._running[path]:
+                del self._running[path]
 
     def _check_token(self, scope: Any) -> None:
         if self._token is None or scope["path"] in OPEN:

@@ -29,6 +29,8 @@ LOAD = "/v1/load_lora_adapter"
 UNLOAD = "/v1/unload_lora_adapter"
 HEALTH = "/health"
 METRICS = "/metrics"
+FEW = 8
+"""Rows that are read at once, and not in a thread of their own."""
 ROUTES = (MODELS, PREDICT, COMPLETIONS, LOAD, UNLOAD, HEALTH, METRICS)
 
 
@@ -77,7 +79,11 @@ def add_routes(
     async def predict(body: Predict) -> Response:
         """Answers rows, each by the adapter that it names."""
         engine = service.engine
-        rows = await run_in_threadpool(engine.reader.rows, body.inputs)
+        read, inputs = engine.reader.rows, body.inputs
+        if isinstance(inputs, list) and len(inputs) <= FEW:
+            rows = read(inputs)
+        else:
+            rows = await run_in_threadpool(read, inputs)
         names = body.model
         if isinstance(names, str):
             names = [names] * len(rows)

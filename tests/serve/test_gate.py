@@ -72,6 +72,35 @@ def test_nothing_is_read_without_the_token():
     assert (status, got, asked) == (401, [], 0)
 
 
+def test_no_more_requests_of_a_route_are_begun_than_are_answered():
+    answers = []
+
+    async def app(scope, receive, send):
+        await asyncio.sleep(0.1)
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    async def receive():
+        return {"type": "http.request", "body": b"{}"}
+
+    async def send(message):
+        if "status" in message:
+            answers.append(message["status"])
+
+    limits = Limits(requests=2)
+    gate = Gate(app, token=None, limits=limits, seen=lambda *seen: None)
+
+    async def several():
+        paths = ["/v1/predict"] * 5 + ["/v1/completions"]
+        scopes = [{**SCOPE, "path": path} for path in paths]
+        await asyncio.gather(*(gate(s, receive, send) for s in scopes))
+
+    for _ in range(2):
+        asyncio.run(several())
+        assert sorted(answers) == [200] * 3 + [429] * 3
+        answers.clear()
+
+
 def test_a_client_that_leaves_is_no_failure():
     status, got, _, _ = answer_of([], Limits())
     assert (status, got) == (400, [])
