@@ -8,7 +8,8 @@ from pathlib import Path
 from keras_lora.files import format as file_format
 from keras_lora.files.regular import open_regular
 from keras_lora.peft.inspect import inspect_adapter
-from keras_lora.serve.command import add_arguments, serve
+from keras_lora.serve.command import serve
+from keras_lora.serve.options import add_arguments
 
 BASE = "the base: a .keras file, or a KerasHub preset's or checkpoint's folder"
 

@@ -52,9 +52,13 @@ class Service:
             target=self._start, name="keras_lora start", daemon=True
         )
 
-    def start(self) -> None:
-        """Begins to make the engine."""
+    def start(self, waits: bool) -> None:
+        """Begins to make the engine; may wait until it is there, or raise."""
         self._thread.start()
+        if waits:
+            self._thread.join()
+            if self.found is None:
+                raise RuntimeError("the engine was not made")
 
     def _start(self) -> None:
         try:
@@ -91,6 +95,8 @@ def create_app(
     token: str | None = None,
     limits: Limits = USUAL,
     drain: float = 30.0,
+    can_load: bool = True,
+    waits: bool = False,
     failed: Callable[[Exception], None] = lambda error: None,
 ) -> FastAPI:
     """An ASGI application over an engine.
@@ -104,6 +110,8 @@ def create_app(
             unload.
         limits: What requests may take.
         drain: Seconds that the end waits for what was taken.
+        can_load: Whether clients with the token may load and unload.
+        waits: Whether the application starts only once the engine is there.
         failed: Told why the engine could not be made.
     """
     metrics = Metrics(lambda: service.found, ROUTES)
@@ -111,7 +119,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service.start()
+        await run_in_threadpool(service.start, waits)
         try:
             yield
         finally:
@@ -135,5 +143,5 @@ def create_app(
         app.add_exception_handler(kind, handler)
     app.add_middleware(Gate, token=token, limits=limits, seen=metrics.request)
     app.state.service = service
-    add_routes(app, service, metrics, can_load=token is not None)
+    add_routes(app, service, metrics, can_load=can_load and token is not None)
     return app
