@@ -22,6 +22,8 @@ COMMANDS = {
     "soak": ["benchmarks.soak"],
     "two_sessions": ["benchmarks.two_sessions"],
     "generation": ["benchmarks.generation"],
+    "server": ["benchmarks.server"],
+    "hostile_clients": ["benchmarks.hostile_clients"],
     "peft_exchange": ["benchmarks.peft_exchange"],
     "peft_loading": ["benchmarks.peft_loading"],
     "methods": ["benchmarks.methods", "--quick"],

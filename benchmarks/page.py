@@ -15,6 +15,7 @@ from benchmarks import plots
 from benchmarks.generation_table import generation
 from benchmarks.markdown import spread, table, where
 from benchmarks.methods_table import tables
+from benchmarks.server_table import hostile, server
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
@@ -477,6 +478,8 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "benchmarks/results/rewriting.json": rewriting,
     "benchmarks/results/serving.json": serving,
     "benchmarks/results/generation.json": generation,
+    "benchmarks/results/server.json": server,
+    "benchmarks/results/hostile_clients.json": hostile,
     "benchmarks/results/peft_exchange.json": peft_exchange,
     "benchmarks/results/peft_loading.json": peft_loading,
     "benchmarks/results/soak.json": soak,

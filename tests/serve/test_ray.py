@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -16,7 +17,8 @@ import pytest
 
 from tests.banks import few_tasks, rows
 from tests.serve.served import copy_tasks, put, wait_until
-from tests.serve.test_command import ROOT, Server
+from tests.serve.test_command import ROOT, Server, free_port
+from tests.test_documentation import PAGES, blocks
 
 pytestmark = [
     pytest.mark.slow,
@@ -147,6 +149,53 @@ def test_a_signal_ends_it(server):
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(60) == 0
     assert not replicas()
+
+
+def test_the_cluster_file_of_the_page_is_served(folder, tmp_path):
+    text = next(
+        text
+        for _, text in blocks(PAGES["docs/how-to/serve.md"])
+        if "import_path" in text
+    )
+    port = free_port()
+    for written, here in {
+        "0.0.0.0": "127.0.0.1",
+        "port: 8000": f"port: {port}",
+        "/models/preset": "tests.serve.bases:alone",
+        "/shared/adapters": str(folder),
+        "gpus: 1": "cpus: 0.5",
+    }.items():
+        assert written in text
+        text = text.replace(written, here)
+    (tmp_path / "serve.yaml").write_text(text)
+    with open(tmp_path / "log", "wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ray.serve.scripts", "run", "serve.yaml"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=out,
+            stderr=out,
+        )
+    served = SimpleNamespace(url=f"http://127.0.0.1:{port}")
+    try:
+        wait_until(lambda: is_there(served, process, tmp_path / "log"), 180)
+        assert right(answers(served, "t0"), "t0")
+        assert right(answers(served, "t1"), "t1")
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
+
+
+def is_there(served, process, log):
+    """Whether a server answers; it has to be alive."""
+    assert process.poll() is None, log.read_text()
+    try:
+        return not isinstance(asked(served, "t0"), int)
+    except urllib.error.URLError:
+        return False
 
 
 def test_the_builder_of_a_cluster_file_names_what_is_wrong():
