@@ -27,7 +27,7 @@ def trained_product(x: Any, w: Any, a: Any, b: Any, scale: float) -> Any:
     size_in, size_out = w.shape
 
     @ops.custom_gradient
-    def product(x: Any, a: Any, b: Any) -> Any:
+    def product(x: Any, w: Any, a: Any, b: Any) -> Any:
         def gradient(*args: Any, upstream: Any = None) -> Any:
             dy = args[0] if upstream is None else upstream
             rows = ops.reshape(x, (-1, size_in))
@@ -37,14 +37,17 @@ def trained_product(x: Any, w: Any, a: Any, b: Any, scale: float) -> Any:
             dx = ops.matmul(dy, ops.transpose(w + ops.matmul(a, b)))
             return (
                 ops.reshape(dx, ops.shape(x)),
+                None,
                 gradient_of_a(x, size_in, through_b),
                 ops.matmul(ops.transpose(through_a), dy),
             )
 
         return ops.matmul(x, w + ops.matmul(a, b)), gradient
 
-    # A custom gradient takes tensors, not variables.
-    return product(ops.convert_to_tensor(x), ops.copy(a), b * scale)
+    # A custom gradient takes tensors, not variables; one that would find the
+    # kernel in its closure cannot be rematerialized by JAX.
+    x, w = ops.convert_to_tensor(x), ops.convert_to_tensor(w)
+    return product(x, w, ops.copy(a), b * scale)
 
 
 def gradient_of_a(x: Any, size_in: int, through_b: Any) -> Any:
