@@ -27,6 +27,8 @@ COMMANDS = {
     "peft_exchange": ["benchmarks.peft_exchange"],
     "peft_loading": ["benchmarks.peft_loading"],
     "methods": ["benchmarks.methods", "--quick"],
+    "perplexity": ["benchmarks.perplexity"],
+    "language_memory": ["benchmarks.language_memory"],
     "leaks": ["benchmarks.leaks"],
     "fuzz": ["benchmarks.fuzz"],
 }

@@ -18,7 +18,7 @@ PAGES = {
     str(page.relative_to(ROOT)): page
     for page in (ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")))
 }
-REAL_BASE = {"docs/tutorial.md"}
+REAL_BASE = {"docs/how-to/language-models.md", "docs/tutorial.md"}
 NEEDS_KERAS_HUB = {
     "docs/comparison.md",
     "docs/how-to/peft.md",
