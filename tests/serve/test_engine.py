@@ -1,5 +1,6 @@
 """The engine: many callers, mixed batches, each its own answer."""
 
+import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -98,21 +99,29 @@ def test_a_bad_row_fails_alone(folder):
             assert off(got, task.row(number) if task else plain[number]) < 1e-5
 
 
+@contextlib.contextmanager
 def blocked(engine, monkeypatch):
-    """Keeps the bank from answering until the event is set."""
-    free, real = threading.Event(), engine.bank.predict
+    """Keeps the bank from answering until the event is set, or the end."""
+    free, entered, real = threading.Event(), [], engine.bank.predict
 
     def predict(*args, **kwargs):
+        entered.append(args)
         assert free.wait(60)
         return real(*args, **kwargs)
 
     monkeypatch.setattr(engine.bank, "predict", predict)
-    return free
+    free.entered = entered
+    try:
+        yield free
+    finally:
+        free.set()
 
 
 def test_a_full_queue_takes_all_of_a_request_or_nothing(folder, monkeypatch):
-    with engine_on(folder, queue=4, max_batch=1) as engine:
-        free = blocked(engine, monkeypatch)
+    with (
+        engine_on(folder, queue=4, max_batch=1) as engine,
+        blocked(engine, monkeypatch) as free,
+    ):
         x = rows(8)
         first = engine.predict(x[:1], "t0")
         wait_until(lambda: engine.waiting["predict"] == 0)
@@ -131,8 +140,10 @@ def test_a_full_queue_takes_all_of_a_request_or_nothing(folder, monkeypatch):
 
 
 def test_what_was_taken_is_answered_before_it_stops(folder, monkeypatch):
-    with engine_on(folder, max_batch=2) as engine:
-        free = blocked(engine, monkeypatch)
+    with (
+        engine_on(folder, max_batch=2) as engine,
+        blocked(engine, monkeypatch) as free,
+    ):
         futures = engine.predict(rows(8), "t1")
         assert not engine.stop(0.05)
         with pytest.raises(NotServing):
@@ -149,12 +160,11 @@ def test_names_that_are_not_served(folder, monkeypatch):
         with pytest.raises(UnknownAdapter, match="nobody"):
             engine.predict(rows(2), ["t0", "nobody"])
         assert engine.waiting["predict"] == 0
-        free = blocked(engine, monkeypatch)
-        engine.predict(rows(1), "t0")
-        wait_until(lambda: engine.waiting["predict"] == 0)
-        futures = engine.predict(rows(2), ["t0", "t1"])
-        engine.folder.unload("t1")
-        free.set()
+        with blocked(engine, monkeypatch):
+            engine.predict(rows(1), "t0")
+            wait_until(lambda: engine.waiting["predict"] == 0)
+            futures = engine.predict(rows(2), ["t0", "t1"])
+            engine.folder.unload("t1")
         assert off(outputs(futures[:1])[0], few_tasks()["t0"].row(0)) < 1e-5
         with pytest.raises(UnknownAdapter, match="t1"):
             futures[1].result(60)

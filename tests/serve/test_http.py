@@ -320,26 +320,24 @@ def test_load_and_unload_by_name(locked, folder):
 
 def test_a_full_queue_says_when_to_ask_again(folder, monkeypatch):
     app = app_on(folder, queue=2, max_batch=1)
+    answers = []
     with TestClient(app) as client:
         ready(client)
         engine = app.state.service.engine
-        free = blocked(engine, monkeypatch)
-        answers = []
 
         def ask():
             answers.append(predict(client, "t0", X[:1].tolist()).status_code)
 
         threads = [threading.Thread(target=ask) for _ in range(3)]
-        threads[0].start()
-        wait_until(lambda: engine._predictions._items == [])
-        for thread in threads:
-            if not thread.is_alive():
+        with blocked(engine, monkeypatch) as free:
+            threads[0].start()
+            wait_until(lambda: free.entered)
+            for thread in threads[1:]:
                 thread.start()
-        wait_until(lambda: engine.waiting["predict"] == 2)
-        answer = predict(client, "t0", X[:1].tolist())
+            wait_until(lambda: engine.waiting["predict"] == 2)
+            answer = predict(client, "t0", X[:1].tolist())
         failed(answer, 429)
         assert answer.headers["retry-after"]
-        free.set()
         for thread in threads:
             thread.join()
         assert answers == [200] * 3
