@@ -174,9 +174,12 @@ class Served:
         Raises:
             ValueError: No adapter has this name.
         """
-        with self._lock:
+        # Without the lock, which is held while rows run.
+        found = self._adapters.get(name)
+        if found is None:
             raise_if("Nothing is known of it", self._unknown([name]))
-            return self._adapters[name].info
+            return self.info(name)  # it has come meanwhile
+        return found.info
 
     def load(self, name: str, path: str | os.PathLike[str]) -> None:
         """Reads an adapter; a name that is loaded gets its contents.

@@ -1,11 +1,12 @@
 """A folder of adapters that a bank follows."""
 
+import contextlib
 import logging
 import os
 import tempfile
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,10 @@ class FolderWatcher:
         every: Seconds between two looks.
         reserved: Names that no adapter may have.
 
+    Attributes:
+        status: How it stands with each name, as of the last change.
+        problem: Why the folder cannot be read at the moment; else empty.
+
     Raises:
         ValueError: The folder cannot be read.
     """
@@ -61,6 +66,7 @@ class FolderWatcher:
     ) -> None:
         self.path, self.every = Path(folder), every
         self.problem = ""
+        self.status: dict[str, Status] = {}
         self._bank, self._reserved = bank, frozenset(reserved)
         self._lock = threading.RLock()
         self._before: dict[str, Stamp] = {}
@@ -86,21 +92,30 @@ class FolderWatcher:
         if self._thread.is_alive():
             self._thread.join(timeout)
 
-    @property
-    def status(self) -> dict[str, Status]:
-        """How it stands with each name."""
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Holds the folder alone, and tells what came of it.
+
+        Who asks for the status does not wait for what is loaded meanwhile.
+        """
         with self._lock:
-            found = {name: Status("waiting") for name in self._before}
-            found |= {name: Status("served") for name in self._served}
-            found |= {name: Status("unloaded") for name in self._unloaded}
-            problems = {n: why for n, (_, why) in self._refused.items()}
-            for name, why in (problems | self._wrong).items():
-                found[name] = Status("refused", why)
-            return dict(sorted(found.items()))
+            try:
+                yield
+            finally:
+                self.status = self._now()
+
+    def _now(self) -> dict[str, Status]:
+        found = {name: Status("waiting") for name in self._before}
+        found |= {name: Status("served") for name in self._served}
+        found |= {name: Status("unloaded") for name in self._unloaded}
+        problems = {n: why for n, (_, why) in self._refused.items()}
+        for name, why in (problems | self._wrong).items():
+            found[name] = Status("refused", why)
+        return dict(sorted(found.items()))
 
     def look(self) -> None:
         """Brings the bank to what is in the folder now."""
-        with self._lock:
+        with self._changing():
             try:
                 found, wrong = scan(self.path)
             except OSError as error:
@@ -133,7 +148,7 @@ class FolderWatcher:
             UnknownAdapter: There is nothing.
             RefusedAdapter: It is no adapter for the base.
         """
-        with self._lock:
+        with self._changing():
             found, wrong = scan(self.path)
             if name in wrong or name in self._reserved:
                 raise RefusedAdapter(wrong.get(name, "the base is called so"))
@@ -154,7 +169,7 @@ class FolderWatcher:
         Raises:
             UnknownAdapter: It is not served.
         """
-        with self._lock:
+        with self._changing():
             if name not in self._served:
                 raise UnknownAdapter(name)
             self._unloaded[name] = self._served[name]

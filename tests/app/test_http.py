@@ -15,7 +15,7 @@ from app.serve import http
 from app.texts.tasks import get_task
 from keras_lora.serve import Engine
 from tests.app.tiny import TinyTokenizer, tiny_base
-from tests.serve.test_command import Server, wait_until
+from tests.serve.served import Server, wait_until
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ["a slow start and then a wonderful film", "no"]

@@ -3,11 +3,21 @@
 import contextlib
 import os
 import shutil
+import socket
+import subprocess
+import sys
 import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import keras
 
 import keras_lora
 from keras_lora.serve import Engine
 from tests.banks import few_tasks, sequential
+
+ROOT = Path(__file__).parents[2]
 
 
 def copy_tasks(folder, *names):
@@ -44,3 +54,45 @@ def wait_until(true, seconds=20):
     while not true():
         assert time.monotonic() < end, "it did not come about"
         time.sleep(0.01)
+
+
+class Server:
+    """A process that serves, and what it wrote."""
+
+    def __init__(self, log, *arguments, **environment):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = log
+        command = [sys.executable, "-m", "keras_lora.cli", "serve"]
+        with open(log, "wb") as out:
+            self.process = subprocess.Popen(
+                [*command, *arguments, "--port", str(self.port)],
+                cwd=ROOT,
+                env={
+                    **os.environ,
+                    "KERAS_BACKEND": keras.backend.backend(),
+                    **environment,
+                },
+                stdout=out,
+                stderr=out,
+            )
+
+    def status(self, path="/health"):
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=30) as found:
+                return found.status
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return None
+
+    def is_ready(self):
+        assert self.process.poll() is None, self.log.read_text()
+        return self.status() == 200
+
+    def end(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()

@@ -1,14 +1,9 @@
 """`keras-lora serve` as a process, and as OpenAI's own client sees it."""
 
-import os
 import signal
-import socket
-import subprocess
 import sys
 import threading
-import urllib.error
 import urllib.request
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -22,59 +17,12 @@ from keras_lora.serve.completions import Until
 from tests.banks import sequential, served
 from tests.helpers import refused
 from tests.presets import TASKS, TEXTS, write_preset
-from tests.serve.served import copy_tasks, wait_until
+from tests.serve.served import Server, copy_tasks, wait_until
 from tests.speaking import dialects, speaker
 
-ROOT = Path(__file__).parents[2]
 TOKEN = "0123456789abcdef"
 
 pytest.importorskip("keras_hub")
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-class Server:
-    """A process that serves, and what it wrote."""
-
-    def __init__(self, log, *arguments, **environment):
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.log = log
-        command = [sys.executable, "-m", "keras_lora.cli", "serve"]
-        with open(log, "wb") as out:
-            self.process = subprocess.Popen(
-                [*command, *arguments, "--port", str(self.port)],
-                cwd=ROOT,
-                env={
-                    **os.environ,
-                    "KERAS_BACKEND": keras.backend.backend(),
-                    **environment,
-                },
-                stdout=out,
-                stderr=out,
-            )
-
-    def status(self, path="/health"):
-        try:
-            with urllib.request.urlopen(self.url + path, timeout=30) as found:
-                return found.status
-        except urllib.error.HTTPError as error:
-            return error.code
-        except OSError:
-            return None
-
-    def is_ready(self):
-        assert self.process.poll() is None, self.log.read_text()
-        return self.status() == 200
-
-    def end(self):
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -139,6 +139,18 @@ def test_a_full_queue_takes_all_of_a_request_or_nothing(folder, monkeypatch):
         assert len(outputs(engine.predict(x[:4], "t0"))) == 4
 
 
+def test_requests_are_taken_while_the_bank_is_held(folder):
+    """A forward pass holds it, and nobody may wait for that to be queued."""
+    with engine_on(folder) as engine, ThreadPoolExecutor(1) as other:
+        with engine.bank.using("t1"):
+            asked = other.submit(engine.predict, rows(8), "t0")
+            futures = asked.result(20)
+            with pytest.raises(UnknownAdapter):
+                other.submit(engine.predict, rows(1), "nobody").result(20)
+        got = np.stack(outputs(futures))
+        assert off(got, few_tasks()["t0"].outputs) < 1e-5
+
+
 def test_what_was_taken_is_answered_before_it_stops(folder, monkeypatch):
     with (
         engine_on(folder, max_batch=2) as engine,
