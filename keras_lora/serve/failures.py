@@ -49,10 +49,17 @@ def refusal(error: BaseException) -> Refused:
             return Refused(status, str(error), code)
     if is_out_of_memory(error):
         return Refused(500, "no memory for this request", "server_error")
-    why = type(error).__name__
-    if type(error) is ValueError:
-        why = str(error)
+    why = str(error) if is_own(error) else type(error).__name__
     return Refused(422, f"the model does not take this: {why}", "invalid_input")
+
+
+def is_own(error: BaseException) -> bool:
+    """Whether this library raised an error, whose texts are for anybody."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    name = "" if place is None else place.tb_frame.f_globals.get("__name__", "")
+    return type(error) is ValueError and str(name).startswith("keras_lora.")
 
 
 def body_of(

@@ -107,7 +107,9 @@ def add_routes(
         stops = stops_of(body)
         engine.own_name(body.model)
         if not engine.speaks:
-            raise RefusedInput("the base is no language model: /v1/predict")
+            raise RefusedInput(
+                "the base is no language model: ask it to predict"
+            )
         if not body.stream:
             futures = engine.generate(prompts, body.model, body.max_tokens)
             found = await all_of(futures, "prompt")

@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 import keras_lora
+from keras_lora.errors import raise_if
 from keras_lora.serve import Engine
 from keras_lora.serve.app import create_app
 from keras_lora.serve.gate import Limits
@@ -380,6 +381,21 @@ def test_a_fault_of_the_server_tells_nothing(folder, monkeypatch):
         answer = predict(client, "t0", X[:1].tolist())
         failed(answer, 422, "RuntimeError")
         assert "secret" not in answer.text
+
+        def theirs(*args):
+            raise ValueError("secret")
+
+        monkeypatch.setattr(engine.bank, "predict", theirs)
+        answer = predict(client, "t0", X[:1].tolist())
+        failed(answer, 422, "ValueError")
+        assert "secret" not in answer.text
+
+        def ours(*args):
+            raise_if("It was not done", ["/var/lib/secret/file is bad"])
+
+        monkeypatch.setattr(engine.bank, "predict", ours)
+        answer = predict(client, "t0", X[:1].tolist())
+        failed(answer, 422, "It was not done", "(a path) is bad")
 
         def out_of_memory(*args):
             raise MemoryError
