@@ -305,3 +305,33 @@ def test_settings_are_checked():
     refused(lambda: Engine(bank, max_batch=0, wait=-1), "max_batch", "wait")
     refused(lambda: Engine(bank, folder="/nowhere/at/all"), "cannot be read")
     bank.detach()
+
+
+def test_a_task_makes_its_inputs_of_texts_by_itself(tmp_path):
+    pytest.importorskip("keras_hub")
+    from tests.presets import TASKS, TEXTS
+
+    task = TASKS["TextClassifier"]()
+    plain = task.predict(TEXTS, verbose=0)
+    (tmp_path / "a").mkdir()
+    keras_lora.inject(task, lora())
+    for variable in task.trainable_variables:
+        variable.assign(rows(1, *variable.shape)[0])
+    adapted = task.predict(TEXTS, verbose=0)
+    assert off(adapted, plain) > 1e-3
+    keras_lora.save_adapter(
+        task, tmp_path / "a" / "film.safetensors", labels=["bad", "good"]
+    )
+    keras_lora.eject(task)
+    with engine_on(tmp_path / "a", task, poll=0.001) as engine:
+        wait_until(lambda: "film" in engine.models)
+        texts = engine.reader.rows(TEXTS)
+        found = [f.result(60) for f in engine.predict(texts, "film")]
+        assert off(np.stack([one.outputs for one in found]), adapted) < 1e-5
+        powers = np.exp(adapted) / np.exp(adapted).sum(1, keepdims=True)
+        for one, want in zip(found, powers, strict=True):
+            np.testing.assert_allclose(one.probabilities, want, atol=1e-5)
+        assert off(outputs(engine.predict(texts)), list(plain)) < 1e-5
+        [wrong] = engine.predict(engine.reader.rows([[1, 2, 3]]), "film")
+        with pytest.raises(ValueError, match="preprocessor does not take"):
+            wrong.result(60)
