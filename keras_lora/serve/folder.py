@@ -12,7 +12,7 @@ from pathlib import Path
 
 from keras_lora.bank import AdapterBank
 from keras_lora.errors import printable
-from keras_lora.serve.errors import RefusedAdapter, UnknownAdapter
+from keras_lora.serve.errors import NotServing, RefusedAdapter, UnknownAdapter
 from keras_lora.serve.scan import Found, Stamp, copied, look, scan
 
 LOG = logging.getLogger("keras_lora")
@@ -147,9 +147,13 @@ class FolderWatcher:
         Raises:
             UnknownAdapter: There is nothing.
             RefusedAdapter: It is no adapter for the base.
+            NotServing: The folder cannot be read at the moment.
         """
         with self._changing():
-            found, wrong = scan(self.path)
+            try:
+                found, wrong = scan(self.path)
+            except OSError as error:
+                raise NotServing("the folder cannot be read") from error
             if name in wrong or name in self._reserved:
                 raise RefusedAdapter(wrong.get(name, "the base is called so"))
             if name not in found:

@@ -2,12 +2,18 @@
 
 import os
 import shutil
+import threading
 
 import numpy as np
 import pytest
 
 import keras_lora
-from keras_lora.serve import FolderWatcher, RefusedAdapter, UnknownAdapter
+from keras_lora.serve import (
+    FolderWatcher,
+    NotServing,
+    RefusedAdapter,
+    UnknownAdapter,
+)
 from tests.banks import few_tasks, off, rows, sequential, served
 from tests.helpers import ends
 from tests.serve.served import copy_tasks, engine_on, put, wait_until
@@ -169,6 +175,8 @@ def test_a_folder_that_is_away_changes_nothing(folder, bank):
     folder.rename(folder.with_name("away"))
     watcher.look()
     assert watcher.problem and is_right(bank, "t0")
+    with pytest.raises(NotServing):
+        watcher.load("t0")
     folder.with_name("away").rename(folder)
     watcher.look()
     assert not watcher.problem and bank.names == ["t0", "t1"]
@@ -259,3 +267,60 @@ def test_peft_folders_are_adapters_too(tmp_path):
         watcher.look()
         assert states(watcher) == {"a": "served", "b": "refused"}
         assert bank.names == [name]
+
+
+def test_no_answer_is_wrong_while_the_folder_changes(tmp_path):
+    """Fifty files come, are replaced and go; one is broken, and all are asked.
+
+    What a name answers is one of the tasks that were put under it.
+    """
+    folder = copy_tasks(tmp_path / "a", "t0")
+    kinds = ["t0", "t1", "t2", "t3", "head", "wide"]
+    put_there = {f"n{number}": set() for number in range(50)}
+    x, done, wrong, answered = rows(8), threading.Event(), [], []
+
+    def ask(engine, seed):
+        rng = np.random.default_rng(seed)
+        while not done.is_set():
+            name, row = f"n{rng.integers(50)}", int(rng.integers(8))
+            before = set(put_there[name])
+            try:
+                [future] = engine.predict([x[row]], name)
+                got = future.result(60).outputs
+            except UnknownAdapter:
+                continue
+            wants = [TASKS[kind].row(row) for kind in put_there[name] | before]
+            alike = [w for w in wants if w.shape == got.shape]
+            if not any(off(got, want) < 1e-5 for want in alike):
+                wrong.append(name)
+            answered.append(name)
+
+    with engine_on(folder, poll=0.02) as engine:
+        threads = [
+            threading.Thread(target=ask, args=(engine, seed))
+            for seed in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for turn in range(3):
+            for number, name in enumerate(put_there):
+                kind = kinds[(number + turn) % len(kinds)]
+                put_there[name].add(kind)
+                target = folder / f"{name}.safetensors"
+                put(TASKS[kind].path, target)
+                if (number + turn) % 7 == 0:
+                    target.unlink()
+        (folder / "n49.safetensors").write_bytes(b"junk")
+        want = {"t0"} | {p.stem for p in folder.glob("n*.safetensors")}
+        want.discard("n49")
+        wait_until(lambda: set(engine.models) == want, 60)
+        done.set()
+        for thread in threads:
+            thread.join()
+        assert not wrong and len(set(answered)) > 20
+        for number, name in enumerate(put_there):
+            if name in want:
+                [future] = engine.predict([x[0]], name)
+                task = TASKS[kinds[(number + 2) % len(kinds)]]
+                assert off(future.result(60).outputs, task.row(0)) < 1e-5
+        assert engine.folder.status["n49"].state == "refused"
