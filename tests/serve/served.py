@@ -56,13 +56,17 @@ def wait_until(true, seconds=20):
         time.sleep(0.01)
 
 
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 class Server:
     """A process that serves, and what it wrote."""
 
     def __init__(self, log, *arguments, **environment):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
         command = [sys.executable, "-m", "keras_lora.cli", "serve"]

@@ -16,9 +16,8 @@ import psutil
 import pytest
 
 from tests.banks import few_tasks, rows
-from tests.serve.served import copy_tasks, put, wait_until
-from tests.serve.test_command import ROOT, Server, free_port
-from tests.test_documentation import PAGES, blocks
+from tests.serve.served import Server, copy_tasks, free_port, put, wait_until
+from tests.test_documentation import PAGES, ROOT, blocks
 
 pytestmark = [
     pytest.mark.slow,
