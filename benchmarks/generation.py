@@ -13,7 +13,6 @@ adapters, and for as many merged models.
 import argparse
 import json
 import multiprocessing
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -181,7 +180,14 @@ def peak_memory(options: argparse.Namespace, side: str, queue: Any) -> None:
 
 def peak() -> float:
     """The most megabytes this process has taken so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    # `getrusage` would count what the parent had when it started this one.
+    status = Path("/proc/self/status").read_text()
+    kilobytes = next(
+        line.split()[1]
+        for line in status.splitlines()
+        if line.startswith("VmHWM")
+    )
+    return int(kilobytes) * 1024 / 1e6
 
 
 def peaks(options: argparse.Namespace) -> dict[str, Any]:

@@ -45,7 +45,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     send.add_argument("--base-model", default="", help="the base's name")
     send.add_argument("--task-type", help="such as CAUSAL_LM")
-    add_arguments(commands.add_parser("serve", help="answer requests by HTTP"))
+    add_arguments(
+        commands.add_parser(
+            "serve", help="answer requests by HTTP", allow_abbrev=False
+        )
+    )
     for command in (bring, send):
         command.add_argument(
             "--no-head",

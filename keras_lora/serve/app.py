@@ -1,8 +1,6 @@
 """The server: an engine behind HTTP routes."""
 
 import contextlib
-import logging
-import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -11,8 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from keras_lora.serve.engine import Engine
-from keras_lora.serve.errors import NotServing, ServeError
+from keras_lora.serve.errors import ServeError
 from keras_lora.serve.failures import (
     Refused,
     on_bug,
@@ -23,70 +20,10 @@ from keras_lora.serve.failures import (
 from keras_lora.serve.gate import Gate, Limits
 from keras_lora.serve.metrics import Metrics
 from keras_lora.serve.routes import ROUTES, add_routes
-from keras_lora.serve.running import Observer
+from keras_lora.serve.service import MakeEngine, Service
 from keras_lora.version import __version__
 
-LOG = logging.getLogger("keras_lora")
 USUAL = Limits()
-MakeEngine = Callable[[Observer], Engine]
-
-
-class Service:
-    """An engine that is made in the background, and ended with the server.
-
-    Attributes:
-        state: `"starting"`, `"ready"`, `"stopping"` or `"failed"`.
-        found: The engine, once it is there.
-    """
-
-    def __init__(
-        self,
-        make: MakeEngine,
-        observe: Observer,
-        failed: Callable[[Exception], None],
-    ) -> None:
-        self.state = "starting"
-        self.found: Engine | None = None
-        self._make, self._observe, self._failed = make, observe, failed
-        self._thread = threading.Thread(
-            target=self._start, name="keras_lora start", daemon=True
-        )
-
-    def start(self, waits: bool) -> None:
-        """Begins to make the engine; may wait until it is there, or raise."""
-        self._thread.start()
-        if waits:
-            self._thread.join()
-            if self.found is None:
-                raise RuntimeError("the engine was not made")
-
-    def _start(self) -> None:
-        try:
-            engine = self._make(self._observe)
-        except Exception as error:
-            self.state = "failed"
-            self._failed(error)
-            return
-        self.found = engine
-        if self.state == "starting":
-            self.state = "ready"
-
-    @property
-    def engine(self) -> Engine:
-        """The engine.
-
-        Raises:
-            NotServing: There is none yet, or it ends.
-        """
-        if self.state != "ready" or self.found is None:
-            raise NotServing(f"the server is {self.state}")
-        return self.found
-
-    def stop(self, timeout: float) -> None:
-        """Ends the engine once it has answered what it took."""
-        self.state = "stopping"
-        if self.found is not None and not self.found.stop(timeout):
-            LOG.warning("not all was answered within %g s", timeout)
 
 
 def create_app(

@@ -2,11 +2,17 @@
 
 import argparse
 import logging
+import signal
 import sys
 
 from keras_lora.bank.adapter import wrong_name
 from keras_lora.errors import printable, raise_if
-from keras_lora.serve.options import CONNECTIONS, make_engine, read_token
+from keras_lora.serve.options import (
+    CONNECTIONS,
+    limits_of,
+    make_engine,
+    read_token,
+)
 
 EXTRA = 'pip install "keras-lora[serve]"'
 RAY = 'pip install "keras-lora[serve,ray]"'
@@ -19,7 +25,6 @@ def serve(options: argparse.Namespace) -> int:
         import uvicorn
 
         from keras_lora.serve.app import create_app
-        from keras_lora.serve.gate import Limits
         from keras_lora.serve.punctual import Punctual
     except ImportError as error:
         raise ValueError(f"serve needs {error.name}: {EXTRA}") from error
@@ -44,10 +49,7 @@ def serve(options: argparse.Namespace) -> int:
     app = create_app(
         lambda observe: make_engine(options, observe),
         token=token,
-        limits=Limits(
-            body=options.max_body,
-            requests=options.queue + 2 * options.max_batch,
-        ),
+        limits=limits_of(options),
         drain=options.drain,
         failed=failed,
     )
@@ -64,6 +66,9 @@ def serve(options: argparse.Namespace) -> int:
         ws="none",
     )
     server = uvicorn.Server(config)
+    # Uvicorn ends by the signal once more; what it was for is done by then.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
     server.run()
     for failure in failures:
         print(f"keras-lora: {printable(str(failure))}", file=sys.stderr)

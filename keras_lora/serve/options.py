@@ -83,6 +83,16 @@ def make_engine(options: argparse.Namespace, observe: Any) -> Any:
     )
 
 
+def limits_of(options: argparse.Namespace) -> Any:
+    """What requests may take."""
+    from keras_lora.serve.gate import Limits
+
+    return Limits(
+        body=options.max_body,
+        requests=options.queue + 2 * options.max_batch,
+    )
+
+
 def read_token(file: Path | None) -> str | None:
     """The token of a file, or of the environment; None where there is none."""
     text = os.environ.get(TOKEN)
@@ -90,7 +100,7 @@ def read_token(file: Path | None) -> str | None:
         try:
             text = read_regular(file, 10_000).decode()
         except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{file}: the token was not read") from error
+            raise ValueError("the file of --token-file was not read") from error
     if text is None:
         return None
     token = text.strip()

@@ -7,7 +7,6 @@ multiplexing is not used: it would split batches by adapter.
 
 import argparse
 import functools
-import logging
 import signal
 import threading
 from typing import Any, NoReturn
@@ -17,16 +16,17 @@ from ray import serve
 
 from keras_lora.errors import raise_if
 from keras_lora.serve.app import create_app
-from keras_lora.serve.gate import Limits
 from keras_lora.serve.options import (
     CONNECTIONS,
     add_arguments,
+    limits_of,
     make_engine,
     read_token,
 )
 
 NAME = "keras_lora"
-LOG = logging.getLogger("keras_lora")
+CLUSTERS = ("host", "port", "ray", "access_log")
+"""Options that a cluster's file has places of its own for."""
 
 
 def replica(options: argparse.Namespace, token: str | None) -> Any:
@@ -36,9 +36,8 @@ def replica(options: argparse.Namespace, token: str | None) -> Any:
         token=token,
         can_load=False,
         waits=True,
-        limits=Limits(body=options.max_body),
+        limits=limits_of(options),
         drain=options.drain,
-        failed=lambda error: LOG.error("no engine: %s", error),
     )
 
 
@@ -60,6 +59,7 @@ def application(options: argparse.Namespace, token: str | None = None) -> Any:
         ray_actor_options={"num_cpus": options.cpus, "num_gpus": options.gpus},
         # The engine's own queue is what fills: it answers 429 at once.
         max_ongoing_requests=CONNECTIONS,
+        max_queued_requests=CONNECTIONS,
         graceful_shutdown_timeout_s=options.drain,
     ).bind()
 
@@ -94,10 +94,22 @@ def app(settings: dict[str, Any]) -> Any:
     Raises:
         ValueError: An option is missing, unknown or wrong.
     """
-    parser = Parser(prog=NAME)
+    parser = Parser(prog=NAME, allow_abbrev=False)
     add_arguments(parser)
+    known = vars(parser.parse_args(["", "--adapters", ""]))
+    raise_if(
+        f"{NAME}'s application was not built",
+        [
+            f"{name}: the cluster's file says it elsewhere"
+            for name in CLUSTERS
+            if name in settings
+        ]
+        + [f"{name}: no option" for name in settings if name not in known],
+    )
     words = []
     for name, value in settings.items():
+        if value is None or value is False:
+            continue
         option = [] if name == "base" else [f"--{name.replace('_', '-')}"]
         words += option if value is True else [*option, str(value)]
     options = parser.parse_args(words)
@@ -114,7 +126,10 @@ def serve_on_ray(options: argparse.Namespace, token: str | None) -> int:
             if (value := getattr(options, name)) is not None and value < 1
         ],
     )
-    ray.init(ignore_reinit_error=True, include_dashboard=False)
+    ours = not ray.is_initialized()
+    if ours:
+        ray.init(include_dashboard=False)
+    alone = no_applications()
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())  # after Ray's own
@@ -129,6 +144,14 @@ def serve_on_ray(options: argparse.Namespace, token: str | None) -> int:
         serve.run(application(options, token), name=NAME, route_prefix="/")
         ended.wait()
     finally:
-        serve.shutdown()
-        ray.shutdown()
+        serve.delete(NAME)
+        if alone and no_applications():
+            serve.shutdown()
+        if ours:
+            ray.shutdown()
     return 0
+
+
+def no_applications() -> bool:
+    """Whether Ray Serve runs none: what others run is not ended."""
+    return not serve.status().applications
