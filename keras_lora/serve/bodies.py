@@ -1,11 +1,11 @@
 """What clients send, as the page of the interface shows it."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
+from typing_extensions import TypeAliasType
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "temperature": (0,),
     "top_p": (1,),
     "n": (1,),
     "best_of": (1,),
@@ -16,9 +16,13 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "suffix": ("",),
     "logit_bias": ({},),
 }
-"""Settings of OpenAI's that only these values of are taken, or null: the
-server's sampler is the same for all."""
+"""Settings of OpenAI's that are taken only with these values, or null."""
+DETERMINISTIC = ("GreedySampler", "BeamSampler")
 MOST_TOKENS = 100_000
+MOST_FIELDS = 32
+Texts = TypeAliasType("Texts", Annotated[list[str], FailFast()])
+"""Texts, of which the first that is none ends the check: an error each would
+take many times the memory of the body."""
 
 
 class Body(BaseModel):
@@ -26,11 +30,18 @@ class Body(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _check_count(cls, given: Any) -> Any:
+        if isinstance(given, dict) and len(given) > MOST_FIELDS:
+            raise ValueError(f"a body has at most {MOST_FIELDS} fields")
+        return given
+
 
 class Predict(Body):
     """Rows to answer."""
 
-    model: str | list[str] = Field(
+    model: str | Texts = Field(
         description="An adapter, or the base; or one a row.",
         examples=["movie-sentiment", ["movie-sentiment", "text-source"]],
     )
@@ -54,14 +65,14 @@ class Complete(Body):
     """Prompts to complete: OpenAI's fields, as far as they are served."""
 
     model: str = Field(examples=["pirate"])
-    prompt: str | list[str] = Field(examples=["Once upon a time"])
+    prompt: str | Texts = Field(examples=["Once upon a time"])
     max_tokens: int = Field(16, ge=1, le=MOST_TOKENS)
-    stop: str | list[str] | None = Field(None, examples=["\n"])
+    stop: str | Texts | None = Field(None, examples=["\n"])
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: str | None = None
     seed: int | None = Field(
-        None, description="Has no effect: the sampler is the server's."
+        None, description="Taken where the server's sampler draws nothing."
     )
     temperature: float | None = None
     top_p: float | None = None
@@ -72,14 +83,22 @@ class Complete(Body):
     frequency_penalty: float | None = None
     logprobs: int | None = None
     suffix: str | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: Any = None
 
-    @property
-    def not_served(self) -> list[str]:
-        """Settings that ask for what this server does not do."""
+    def not_served(self, sampler: Any) -> list[str]:
+        """Settings that ask for what this server does not do.
+
+        Args:
+            sampler: The language model's, the same for all; None for greedy.
+        """
+        kinds = {kind.__name__ for kind in type(sampler).__mro__}
+        neutral = {"temperature": (0,), **NEUTRAL}
+        if sampler is not None and kinds.isdisjoint(DETERMINISTIC):
+            own = getattr(sampler, "temperature", 1)
+            neutral |= {"temperature": (own,), "seed": ()}
         return [
             name
-            for name, values in NEUTRAL.items()
+            for name, values in neutral.items()
             if (given := getattr(self, name)) is not None
             and given not in values
         ]

@@ -10,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from keras_lora.bank.completion import Completion
 from keras_lora.serve.bodies import Complete
+from keras_lora.serve.errors import log_failure
 from keras_lora.serve.failures import Refused, body_of, refusal
 from keras_lora.serve.inputs import check_text
 from keras_lora.serve.streams import Stream
@@ -18,16 +19,17 @@ MOST_STOPS = 4
 LONGEST_STOP = 200
 
 
-def prompts_of(body: Complete, most: int) -> list[str]:
+def prompts_of(body: Complete, most: int, sampler: Any) -> list[str]:
     """The prompts of a request, checked."""
+    others = body.not_served(sampler)
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-    if body.not_served:
+    if others:
         raise Refused(
             422,
-            f"{', '.join(body.not_served)}: only what changes nothing is "
+            f"{', '.join(others)}: only what changes nothing is "
             "served; the sampler is chosen when the server starts",
             "not_served",
-            body.not_served[0],
+            others[0],
         )
     if not 1 <= len(prompts) <= most:
         raise Refused(422, f"1 to {most:,} prompts a request", "invalid_input")
@@ -163,6 +165,7 @@ async def events(
             yield event({**outer, "usage": usage(read, said)})
         yield b"data: [DONE]\n\n"
     except Exception as error:
+        log_failure(error)
         found_error = refusal(error)
         yield event(
             body_of(found_error.status, str(found_error), found_error.code)

@@ -218,10 +218,14 @@ class Engine:
         Close it, also where not all of it was taken.
 
         Raises:
+            RefusedInput: They are more than are generated together.
             UnknownAdapter: No such adapter is served.
             QueueFull: As many streams run as there may be.
             NotServing: It was stopped.
         """
+        most = self._max_generations
+        if len(prompts) > most:
+            raise RefusedInput(f"a stream has at most {most} prompts")
         names = self._names(adapter, len(prompts))
         return self.streams.open(
             len(prompts),

@@ -1,6 +1,5 @@
 """What went wrong, as a status and a body of OpenAI's shape."""
 
-import re
 from typing import Any
 
 from fastapi import Request
@@ -9,18 +8,18 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from keras_lora.bank.memory import is_out_of_memory
-from keras_lora.errors import printable
 from keras_lora.serve.errors import (
     NotServing,
     QueueFull,
     RefusedAdapter,
     RefusedInput,
     UnknownAdapter,
+    is_fault,
+    is_own,
+    without_paths,
 )
 
 LONGEST = 2_000
-PATH = re.compile(r"(?<![\w.])/(?:[\w.~+-]+/)+[\w.~+-]*")
-"""A path of the server's, which is no client's business."""
 KNOWN: dict[type[Exception], tuple[int, str]] = {
     UnknownAdapter: (404, "model_not_found"),
     RefusedInput: (422, "invalid_input"),
@@ -49,17 +48,10 @@ def refusal(error: BaseException) -> Refused:
             return Refused(status, str(error), code)
     if is_out_of_memory(error):
         return Refused(500, "no memory for this request", "server_error")
+    if is_fault(error):
+        return Refused(500, "the server failed", "server_error")
     why = str(error) if is_own(error) else type(error).__name__
     return Refused(422, f"the model does not take this: {why}", "invalid_input")
-
-
-def is_own(error: BaseException) -> bool:
-    """Whether this library raised an error, whose texts are for anybody."""
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    name = "" if place is None else place.tb_frame.f_globals.get("__name__", "")
-    return type(error) is ValueError and str(name).startswith("keras_lora.")
 
 
 def body_of(
@@ -67,7 +59,7 @@ def body_of(
 ) -> dict[str, Any]:
     """The body that OpenAI's clients read."""
     kind = "invalid_request_error" if status < 500 else "server_error"
-    text = PATH.sub("(a path)", printable(message))[:LONGEST]
+    text = without_paths(message)[:LONGEST]
     return {
         "error": {"message": text, "type": kind, "param": param, "code": code}
     }

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hmac
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 from keras_lora.serve.failures import Refused, response
 
+LOG = logging.getLogger("keras_lora")
 ASGI = Callable[..., Any]
 OPEN = ("/health", "/metrics", "/docs", "/redoc", "/openapi.json")
 
@@ -24,12 +26,18 @@ class Limits:
         bodies: Bytes of all that are being read or answered.
         seconds: In which a body has to be there.
         requests: How many of one route are being answered.
+
+    A client that takes nothing of an answer for `seconds` gets no more of it.
     """
 
     body: int = 4 << 20
     bodies: int = 256 << 20
     seconds: float = 30.0
     requests: int = 320
+
+
+class NotRead(Exception):
+    """A client takes nothing of its answer."""
 
 
 class Gate:
@@ -65,9 +73,14 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            await send(message)
+            try:
+                async with asyncio.timeout(self.limits.seconds):
+                    await send(message)
+            except TimeoutError:
+                raise NotRead from None
 
         size, path = 0, scope["path"]
+        route = "/".join(path.split("/")[:3])  # one for all of /v1/models/x
         try:
             self._check_token(scope)
             if scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
@@ -75,8 +88,11 @@ class Gate:
                 size = len(body)
                 self._held += size
                 receive = replayed(body, receive)
-            with self._one_more(path):
+            scope = {**scope, "state": {**scope.get("state", {}), "size": size}}
+            with self._one_more(route):
                 await self.app(scope, receive, counted)
+        except NotRead:
+            LOG.warning("a client does not read its answer")
         except Refused as error:
             answer = response(error)
             if error.code == "body":  # the rest of it is not read
@@ -87,19 +103,19 @@ class Gate:
             self._seen(path, status, time.perf_counter() - start)
 
     @contextlib.contextmanager
-    def _one_more(self, path: str) -> Iterator[None]:
+    def _one_more(self, route: str) -> Iterator[None]:
         """Counts a request while it is answered, or refuses it at once."""
-        if self._running[path] >= self.limits.requests:
+        if self._running[route] >= self.limits.requests:
             raise Refused(
                 429, "too many requests: ask again later", "queue_full"
             )
-        self._running[path] += 1
+        self._running[route] += 1
         try:
             yield
         finally:
-            self._running[path] -= 1
-            if not self._running[path]:
-                del self._running[path]
+            self._running[route] -= 1
+            if not self._running[route]:
+                del self._running[route]
 
     def _check_token(self, scope: Any) -> None:
         if self._token is None or scope["path"] in OPEN:

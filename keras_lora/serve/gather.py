@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from keras_lora.serve.errors import NotServing, QueueFull
+from keras_lora.serve.errors import NotServing, QueueFull, log_failure
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +116,7 @@ class Gatherer:
             results = self._run([item.payload for item in items])
         except BaseException as error:  # whatever a model raises
             if len(items) == 1:
+                log_failure(error)
                 items[0].answer.set_exception(error)
                 return
             half = len(items) // 2

@@ -99,6 +99,14 @@ class Reader:
             for row in range(count)
         ]
 
+UNREADABLE = (
+    ValueError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    RuntimeError,  # more axes than NumPy goes through
+)
+
 
 def check_text(text: str) -> None:
     """Refuses what is no Unicode: half of a pair, as JSON can have."""
@@ -117,8 +125,12 @@ def as_array(name: str, value: Any, spec: Any) -> np.ndarray:
         spec: The symbolic input; None takes any.
     """
     try:
-        array = np.asarray(value)
-    except (ValueError, OverflowError, RecursionError) as error:
+        # As objects first: an array of texts has the longest one's size a text.
+        items = np.asarray(value, object)
+        if not set(map(type, items.flat)) <= {int, float, bool}:
+            raise RefusedInput(f"{name!r} is no array of numbers")
+        array = np.asarray(items.tolist())
+    except UNREADABLE as error:
         raise RefusedInput(f"{name!r} is no array of numbers") from error
     if array.dtype.kind not in "biuf" or not array.ndim or not array.size:
         raise RefusedInput(f"{name!r} is no array of numbers")

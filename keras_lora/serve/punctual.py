@@ -31,7 +31,10 @@ class Punctual(H11Protocol):
         """
         if self.transport.is_closing():
             return
-        is_idle = self.conn.their_state is h11.IDLE
+        is_idle = (
+            self.conn.their_state is h11.IDLE
+            or self.conn.our_state is h11.DONE  # and a body goes on
+        )
         if is_idle and was_idle and self.scope is last:
             self.transport.close()
         else:

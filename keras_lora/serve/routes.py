@@ -6,21 +6,20 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
-import keras
-import numpy as np
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from keras_lora.bank.adapter import NAME
-from keras_lora.serve.answers import Prediction
+from keras_lora.bank.adapter import wrong_name
+from keras_lora.files.format import AdapterInfo
 from keras_lora.serve.bodies import Complete, Load, Predict, Unload
 from keras_lora.serve.completions import answer, events, prompts_of, stops_of
 from keras_lora.serve.engine import Engine
-from keras_lora.serve.errors import RefusedInput, UnknownAdapter
+from keras_lora.serve.errors import RefusedInput, without_paths
 from keras_lora.serve.failures import Refused, refusal
 from keras_lora.serve.folder import FolderWatcher
 from keras_lora.serve.metrics import TYPE, Metrics
+from keras_lora.serve.replies import check_size, count_of, predictions
 
 MODELS = "/v1/models"
 PREDICT = "/v1/predict"
@@ -29,8 +28,9 @@ LOAD = "/v1/load_lora_adapter"
 UNLOAD = "/v1/unload_lora_adapter"
 HEALTH = "/health"
 METRICS = "/metrics"
-FEW = 8
-"""Rows that are read at once, and not in a thread of their own."""
+SMALL = 8_192
+"""Bytes of a body, or numbers of an answer, that are handled at once and not
+in a thread of their own."""
 ROUTES = (MODELS, PREDICT, COMPLETIONS, LOAD, UNLOAD, HEALTH, METRICS)
 
 
@@ -69,21 +69,21 @@ def add_routes(
     @app.get(MODELS + "/{name}", tags=["models"])
     def model(name: str) -> dict[str, Any]:
         """One of them."""
-        check_name(name)
-        for one in listed(service.engine, born)["data"]:
-            if one["id"] == name:
-                return dict(one)
-        raise UnknownAdapter(name)
+        engine = service.engine
+        own = engine.own_name(check_name(name))
+        info = None if own is None else engine.bank.info(own)
+        return described(engine, born, name, info)
 
     @app.post(PREDICT, tags=["answers"])
-    async def predict(body: Predict) -> Response:
+    async def predict(body: Predict, request: Request) -> Response:
         """Answers rows, each by the adapter that it names."""
         engine = service.engine
-        read, inputs = engine.reader.rows, body.inputs
-        if isinstance(inputs, list) and len(inputs) <= FEW:
-            rows = read(inputs)
+        if engine.speaks:
+            raise RefusedInput("a language model: ask for completions")
+        if request.state.size <= SMALL:
+            rows = engine.reader.rows(body.inputs)
         else:
-            rows = await run_in_threadpool(read, inputs)
+            rows = await run_in_threadpool(engine.reader.rows, body.inputs)
         names = body.model
         if isinstance(names, str):
             names = [names] * len(rows)
@@ -91,19 +91,19 @@ def add_routes(
             raise RefusedInput(f"{len(names):,} models for {len(rows):,} rows")
         for name in dict.fromkeys(names):
             check_name(name)
+        check_size(engine, rows, names)
         found = await all_of(engine.predict(rows, names), "inputs")
-        data = [
-            {"index": index, "model": name, **said(one)}
-            for index, (name, one) in enumerate(zip(names, found, strict=True))
-        ]
-        return JSONResponse({"object": "list", "data": data})
+        if count_of(found) <= SMALL:
+            return predictions(names, found)
+        return await run_in_threadpool(predictions, names, found)
 
     @app.post(COMPLETIONS, tags=["answers"])
     async def complete(body: Complete) -> Response:
         """Completes prompts, as OpenAI's route does."""
         engine = service.engine
         check_name(body.model)
-        prompts = prompts_of(body, engine.reader.most)
+        sampler = getattr(engine.bank.base, "sampler", None)
+        prompts = prompts_of(body, engine.reader.most, sampler)
         stops = stops_of(body)
         engine.own_name(body.model)
         if not engine.speaks:
@@ -129,13 +129,13 @@ def add_routes(
     def load(body: Load) -> dict[str, str]:
         """Takes up at once what lies in the folder under a name."""
         folder = folder_of(service.engine, can_load)
-        name = check_name(body.lora_name)
+        name = check_name(body.lora_name, "lora_name")
         paths = (None, name, f"{name}.safetensors")
         if body.lora_path not in paths:
             raise Refused(
                 400,
-                "`lora_path` is left out, or the name: files come from the "
-                "server's folder alone",
+                "leave `lora_path` out, or give the name: files come from "
+                "the server's folder alone",
                 "name",
                 "lora_path",
             )
@@ -146,20 +146,14 @@ def add_routes(
     def unload(body: Unload) -> dict[str, str]:
         """Serves a name no more, until it is loaded or its file changes."""
         folder = folder_of(service.engine, can_load)
-        folder.unload(check_name(body.lora_name))
+        folder.unload(check_name(body.lora_name, "lora_name"))
         return {"status": f"{body.lora_name} is not served any more"}
 
 
-def check_name(name: str) -> str:
+def check_name(name: str, param: str = "model") -> str:
     """Refuses what no adapter can be called, such as a path."""
-    if not NAME.fullmatch(name):
-        raise Refused(
-            400,
-            "a name is 1 to 100 letters, digits, dots, dashes and "
-            f"underscores. Received: {ascii(name)[:120]}",
-            "name",
-            "model",
-        )
+    for problem in wrong_name(name):
+        raise Refused(400, problem[:250], "name", param)
     return name
 
 
@@ -178,8 +172,6 @@ async def all_of(futures: Sequence["Future[Any]"], param: str) -> list[Any]:
     """All results, or the first failure; the rest is not waited for then."""
     try:
         return await asyncio.gather(*map(asyncio.wrap_future, futures))
-    except asyncio.CancelledError:
-        raise
     except Exception as error:
         for future in futures:
             future.cancel()
@@ -190,45 +182,37 @@ async def all_of(futures: Sequence["Future[Any]"], param: str) -> list[Any]:
 
 def listed(engine: Engine, born: int) -> dict[str, Any]:
     """What is served, in OpenAI's shape."""
-    base = engine.base_name
-    common = {"object": "model", "created": born, "owned_by": "keras_lora"}
-    data: list[dict[str, Any]] = [{"id": base, **common, "parent": None}]
+    data = [described(engine, born, engine.base_name, None)]
     for name, info in engine.models.items():
-        data.append(
-            {
-                "id": name,
-                **common,
-                "parent": base,
-                "root": base,
-                "methods": list(info.methods),
-                "labels": list(info.labels),
-                "about": info.about,
-            }
-        )
+        data.append(described(engine, born, name, info))
     status = {} if engine.folder is None else engine.folder.status
     others = {
-        name: {"state": one.state, "problem": one.problem}
+        name: {"state": one.state, "problem": without_paths(one.problem)}
         for name, one in status.items()
         if one.state != "served"
     }
     return {"object": "list", "data": data, "not_served": others}
 
 
-def said(prediction: Prediction) -> dict[str, Any]:
-    """A row's answer as JSON."""
-    for value in keras.tree.flatten(prediction.outputs):
-        if not np.isfinite(np.asarray(value, "float64")).all():
-            raise RefusedInput("the model gives no finite number for a row")
-    shares = prediction.probabilities
-    if shares is None:
-        outputs = keras.tree.map_structure(
-            lambda value: np.asarray(value, "float64").tolist(),
-            prediction.outputs,
-        )
-        return {"outputs": outputs}
+def described(
+    engine: Engine, born: int, name: str, info: AdapterInfo | None
+) -> dict[str, Any]:
+    """An adapter, or the base, which has no info."""
+    base = engine.base_name
+    found = {
+        "id": name,
+        "object": "model",
+        "created": born,
+        "owned_by": "keras_lora",
+        "parent": None,
+    }
+    if info is None:
+        return found
     return {
-        "label": prediction.label,
-        "probabilities": dict(
-            zip(prediction.labels, shares.tolist(), strict=True)
-        ),
+        **found,
+        "parent": base,
+        "root": base,
+        "methods": list(info.methods),
+        "labels": list(info.labels),
+        "about": info.about,
     }

@@ -3,9 +3,11 @@
 import json
 import logging
 import threading
+import tracemalloc
 
 import keras
 import numpy as np
+import pydantic
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
@@ -14,6 +16,8 @@ import keras_lora
 from keras_lora.errors import raise_if
 from keras_lora.serve import Engine
 from keras_lora.serve.app import create_app
+from keras_lora.serve.bodies import Complete, Predict
+from keras_lora.serve.errors import RefusedInput
 from keras_lora.serve.gate import Limits
 from tests.banks import call, few_tasks, off, rows, sequential
 from tests.serve.served import copy_tasks, put, wait_until
@@ -224,6 +228,62 @@ def test_a_hundred_thousand_names(client):
     failed(predict(client, "x" * 50_000, X.tolist()), 400)
 
 
+def test_a_long_text_among_many_short_ones_takes_no_memory(app, client):
+    inputs = [["A" * 10_000, *[""] * 1_000]]
+    tracemalloc.start()
+    try:
+        with pytest.raises(RefusedInput, match="no array of numbers"):
+            app.state.service.engine.reader.rows(inputs)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4_000_000
+    failed(predict(client, "t0", inputs), 422)
+
+
+@pytest.mark.parametrize(
+    "kind, more",
+    [
+        (Predict, {"model": [1] * 1_000}),
+        (Complete, {"prompt": [1] * 1_000}),
+        (Complete, {"stop": [1] * 1_000}),
+        (Complete, {"logit_bias": {str(n): "x" for n in range(1_000)}}),
+        (Complete, {str(n): 1 for n in range(1_000)}),
+    ],
+    ids=range(5),
+)
+def test_what_is_wrong_a_thousand_times_is_told_once(client, kind, more):
+    fields = {"model": "t0", "inputs": [], "prompt": "x"}
+    body = {k: fields[k] for k in kind.model_fields if k in fields} | more
+    route = "predict" if kind is Predict else "completions"
+    failed(client.post(f"/v1/{route}", json=body), 422)
+    try:
+        assert kind.model_validate(body).not_served(None) == ["logit_bias"]
+    except pydantic.ValidationError as error:
+        assert error.error_count() <= 5
+
+
+def test_answers_without_measure_are_refused():
+    def wide():
+        return keras.Sequential([keras.Input((6,)), keras.layers.Dense(50_000)])
+
+    with TestClient(app_on(None, base=wide)) as client:
+        ready(client)
+        answer = predict(client, "base", [[1] * 6] * 40)
+        failed(answer, 422, "2,000,000 numbers")
+        assert predict(client, "base", [[1] * 6] * 2).status_code == 200
+
+
+def test_rows_of_any_length_are_measured_by_their_own():
+    def sequence():
+        x = keras.Input((None,))
+        return keras.Model(x, keras.ops.stack([x] * 1_000, axis=-1))
+
+    with TestClient(app_on(None, base=sequence)) as client:
+        ready(client)
+        failed(predict(client, "base", [[1] * 1_001]), 422, "1,001,000 numbers")
+
+
 def test_a_row_that_gives_no_number_is_refused():
     def linear():
         return keras.Sequential([keras.Input((6,)), keras.layers.Dense(2)])
@@ -368,44 +428,85 @@ def test_503_until_the_engine_is_there_and_when_it_ends(folder):
         assert client.get("/health").json() == {"status": "stopping"}
 
 
-def test_a_fault_of_the_server_tells_nothing(folder, monkeypatch):
+def raising(error):
+    def broken(*args):
+        raise error
+
+    return broken
+
+
+def test_a_fault_of_the_server_tells_nothing(folder, monkeypatch, caplog):
     app = app_on(folder)
     with TestClient(app, raise_server_exceptions=False) as client:
         ready(client)
         engine = app.state.service.engine
 
-        def broken(*args):
-            raise RuntimeError("secret in /var/lib/secret/file")
+        def told(error, status, *words):
+            caplog.clear()
+            monkeypatch.setattr(engine.bank, "predict", raising(error))
+            answer = predict(client, "t0", X[:1].tolist())
+            failed(answer, status, *words)
+            assert "secret" not in answer.text
 
-        monkeypatch.setattr(engine.bank, "predict", broken)
+        path = "secret in /var/lib/secret/file"
+        for error in (RuntimeError(path), TypeError(path), KeyError(path)):
+            told(error, 500, "the server failed")
+            assert path in caplog.text and "Traceback" in caplog.text
+        told(MemoryError(path), 500, "memory")
+        assert "MemoryError" in caplog.text
+        told(ValueError(path), 422, "ValueError")
+        assert path in caplog.text and "Traceback" not in caplog.text
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            error = tf.errors.InvalidArgumentError(None, None, path)
+            told(error, 422, "InvalidArgumentError")
+
+        monkeypatch.setattr(engine, "predict", raising(RuntimeError(path)))
         answer = predict(client, "t0", X[:1].tolist())
-        failed(answer, 422, "RuntimeError")
+        failed(answer, 500, "the server failed")
         assert "secret" not in answer.text
 
-        def theirs(*args):
-            raise ValueError("secret")
 
-        monkeypatch.setattr(engine.bank, "predict", theirs)
+@pytest.mark.parametrize(
+    "path",
+    ["/preset", "/a/b.safetensors", "C:\\a b\\c", "'/my files/a b'"],
+)
+def test_an_error_of_the_library_s_own_is_told_without_paths(
+    folder, monkeypatch, caplog, path
+):
+    def ours(*args):
+        raise_if("It was not done", [f"{path} is bad"])
+
+    def quoting(*args):
+        try:
+            raise KeyError("secret")
+        except KeyError as error:
+            with_cause(error)
+
+    app = app_on(folder)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        ready(client)
+        bank = app.state.service.engine.bank
+        monkeypatch.setattr(bank, "predict", ours)
+        answer = predict(client, "t0", X[:1].tolist())
+        error = failed(answer, 422, "It was not done", "(a path)", " is bad")
+        assert path.strip("'") not in error["message"]
+        assert "bad" not in caplog.text
+        monkeypatch.setattr(bank, "predict", quoting)
         answer = predict(client, "t0", X[:1].tolist())
         failed(answer, 422, "ValueError")
         assert "secret" not in answer.text
 
-        def ours(*args):
-            raise_if("It was not done", ["/var/lib/secret/file is bad"])
 
-        monkeypatch.setattr(engine.bank, "predict", ours)
-        answer = predict(client, "t0", X[:1].tolist())
-        failed(answer, 422, "It was not done", "(a path) is bad")
+def with_cause(error):
+    """Raises as the library does where it quotes another's error."""
+    from keras_lora.bank.raw import prepared
 
-        def out_of_memory(*args):
-            raise MemoryError
+    class Base:
+        preprocessor = staticmethod(raising(error))
 
-        monkeypatch.setattr(engine.bank, "predict", out_of_memory)
-        failed(predict(client, "t0", X[:1].tolist()), 500, "memory")
-        monkeypatch.setattr(engine, "predict", broken)
-        answer = predict(client, "t0", X[:1].tolist())
-        failed(answer, 500)
-        assert "secret" not in answer.text
+    prepared(Base(), ["x"], 1)
 
 
 def test_figures_for_prometheus(client):

@@ -1,13 +1,17 @@
-"""Clients that send a request's head one byte at a time."""
+"""Clients that send a request one byte at a time."""
 
+import contextlib
 import socket
 import threading
 import time
 
+import pytest
 import uvicorn
 
 from keras_lora.serve.punctual import Punctual
 from tests.serve.served import wait_until
+
+REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 class Quick(Punctual):
@@ -21,7 +25,8 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": b"ok"})
 
 
-def test_a_head_that_never_ends_closes_the_connection():
+@pytest.fixture(scope="module")
+def port():
     config = uvicorn.Config(
         app, port=0, http=Quick, lifespan="off", log_level="error"
     )
@@ -30,28 +35,49 @@ def test_a_head_that_never_ends_closes_the_connection():
     thread.start()
     try:
         wait_until(lambda: server.started)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
-
-        def closed(connection, byte):
-            try:
-                connection.sendall(byte)
-                return connection.recv(100) == b""
-            except TimeoutError:
-                return False
-            except OSError:
-                return True
-
-        with socket.create_connection(("127.0.0.1", port)) as slow:
-            slow.settimeout(0.02)
-            head = iter(request[:-1] + b"x" * 1000)
-            wait_until(lambda: closed(slow, bytes([next(head)])))
-        with socket.create_connection(("127.0.0.1", port)) as quick:
-            quick.settimeout(10)
-            for _ in range(8):  # a client that asks now and then
-                quick.sendall(request)
-                assert quick.recv(1000).endswith(b"ok")
-                time.sleep(0.1)
+        yield server.servers[0].sockets[0].getsockname()[1]
     finally:
         server.should_exit = True
         thread.join()
+
+
+@contextlib.contextmanager
+def connected(port):
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.settimeout(10)
+        yield connection
+
+
+def closed(connection, byte):
+    """Whether a connection is closed that one more byte is sent to."""
+    connection.settimeout(0.02)
+    try:
+        connection.sendall(byte)
+        return connection.recv(100) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+def test_a_head_that_never_ends_closes_the_connection(port):
+    with connected(port) as slow:
+        head = iter(REQUEST[:-1] + b"x" * 1000)
+        wait_until(lambda: closed(slow, bytes([next(head)])))
+
+
+@pytest.mark.parametrize("method", [b"POST", b"GET"])
+def test_a_body_that_goes_on_after_its_answer_closes_it(port, method):
+    head = b" / HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000000\r\n\r\n"
+    with connected(port) as slow:
+        slow.sendall(method + head)
+        assert slow.recv(1000).endswith(b"ok")
+        wait_until(lambda: closed(slow, b"x"))
+
+
+def test_a_client_that_asks_now_and_then_keeps_its_connection(port):
+    with connected(port) as quick:
+        for _ in range(8):
+            quick.sendall(REQUEST)
+            assert quick.recv(1000).endswith(b"ok")
+            time.sleep(0.1)
