@@ -141,7 +141,8 @@ class SpeakingBank(Served):
             counts of tokens and what ended it.
 
         Raises:
-            ValueError: As for `generate`, or a prompt leaves no room.
+            ValueError: As for `generate`, or a prompt leaves no room, or
+                `texts` is a single text.
         """
         call, ends = self._completion(
             texts, adapter, max_tokens, batch_size, max_length
@@ -204,11 +205,16 @@ class SpeakingBank(Served):
         more: Any = max_tokens
         more = [more] * len(texts) if is_int(more) else list(more)
         problems = [p for n in more for p in positive_int("max_tokens", n)]
-        if len(more) != len(texts):
+        if max_length is not None:
+            problems += positive_int("max_length", max_length)
+        if isinstance(texts, str):
+            problems.append("`texts` must be a list of texts, not one text")
+        elif len(more) != len(texts):
             problems.append(f"{len(more)} `max_tokens` for {len(texts)} texts")
         raise_if("Nothing was generated", problems)
         context = generator.longest or preprocessor.sequence_length
-        context = min(context, max_length or context)
+        if max_length is not None:
+            context = min(context, max_length)
         call = self._generation(
             list(texts), adapter, context + 1, "auto", batch_size, None
         )

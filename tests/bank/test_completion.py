@@ -20,7 +20,7 @@ def bank(tmp_path_factory):
 
 
 def sizes(bank, texts):
-    tokenizer = bank._base.preprocessor.tokenizer
+    tokenizer = bank.base.preprocessor.tokenizer
     return [len(tokenizer(text)) + 1 for text in texts]  # the start token
 
 
@@ -48,7 +48,7 @@ def test_each_row_has_a_length_of_its_own(bank):
 
 
 def test_a_token_that_ends_is_counted_and_not_shown(bank, monkeypatch):
-    tokenizer = bank._base.preprocessor.tokenizer
+    tokenizer = bank.base.preprocessor.tokenizer
     [before] = bank.complete(["x"], max_tokens=6)
     assert before.finish == "length"
     fifth = tokenizer("x" + before.text)[5]
@@ -82,5 +82,17 @@ def test_what_cannot_be_completed_is_refused(bank):
     refused(lambda: bank.complete(["x", "y"], max_tokens=[1]), "2 texts")
     refused(lambda: bank.complete(["x"], "nobody"), "nobody")
     refused(lambda: bank.complete(["abcd"], max_length=4), "no room in 4")
+    for length in (0, -5):
+        refused(
+            lambda length=length: bank.complete(["x"], max_length=length),
+            f"max_length={length}",
+        )
+    refused(
+        lambda: bank.complete("hello", max_tokens=0, max_length=0),
+        "list of texts",
+        "max_tokens",
+        "max_length",
+    )
+    refused(lambda: bank.stream_completions("hello"), "list of texts")
     with served(sequential()) as plain:
         refused(lambda: plain.complete(["x"]), "generate_step")
