@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_lora.files.format import AdapterInfo
@@ -10,6 +11,8 @@ from keras_lora.model import surgery
 
 SHARES = ("softmax", "sigmoid")
 """Activations whose outputs are probabilities already."""
+SHAPES = ("Dropout", "Flatten", "GetItem", "Identity", "Permute", "Reshape")
+"""Layers and operations that leave values what they are."""
 
 
 @dataclass(frozen=True)
@@ -20,12 +23,13 @@ class Prediction:
         outputs: What came out: an array, or a nest of them, without the axis
             of the batch.
         info: What the adapter's file says; None for the base.
-        shares: Whether the outputs are probabilities already.
+        shares: Whether the outputs are probabilities already; None where
+            that cannot be told.
     """
 
     outputs: Any
     info: AdapterInfo | None = None
-    shares: bool = False
+    shares: bool | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -34,12 +38,14 @@ class Prediction:
 
     @property
     def probabilities(self) -> np.ndarray | None:
-        """One a label, float64; None where there are none.
+        """One a label, float64; None where there are none to be told.
 
         Logits become those of a softmax, or where one number tells two labels
         apart of a sigmoid.
         """
-        if not self.labels or not isinstance(self.outputs, np.ndarray):
+        if not self.labels or self.shares is None:
+            return None
+        if not isinstance(self.outputs, np.ndarray):
             return None
         values = self.outputs.astype("float64")
         if values.ndim != 1:
@@ -61,20 +67,40 @@ class Prediction:
         return None if shares is None else self.labels[int(np.argmax(shares))]
 
 
-def gives_shares(info: AdapterInfo, base: Any) -> bool:
+def gives_shares(info: AdapterInfo, base: Any) -> bool | None:
     """Whether an adapter's outputs are probabilities already.
 
     Args:
         info: What its file says.
         base: The base, whose own outputs come out where there is no head.
+
+    Returns:
+        None where it cannot be told.
     """
-    if info.head is not None and info.head["layers"]:
-        last = info.head["layers"][-1]
-        given = last["config"].get("activation")
-        return last["class"] == "Softmax" or given in SHARES
+    for entry in reversed(info.head["layers"] if info.head else []):
+        if entry["class"] not in SHAPES:
+            activation = entry["config"].get("activation")
+            return _is_share(activation or entry["class"].lower())
     if not surgery.has_graph(base):
-        return False
-    layer, _, _ = surgery.graph_source(base.outputs[0])
-    activation = getattr(layer, "activation", None)
-    name = getattr(activation, "__name__", None)
-    return type(layer).__name__ == "Softmax" or name in SHARES
+        return None
+    last = _last_operation(base.outputs[0])
+    activation = getattr(last, "activation", None)
+    name = type(last).__name__.lower()
+    return _is_share(getattr(activation, "__name__", name))
+
+
+def _last_operation(tensor: Any) -> Any:
+    """What gave a symbolic tensor its values, in models of models too."""
+    layer, number, inputs = surgery.graph_source(tensor)
+    if surgery.has_graph(layer):
+        return _last_operation(layer.outputs[number])
+    if type(layer).__name__ in SHAPES and len(inputs) == 1:
+        return _last_operation(inputs[0])
+    return layer
+
+
+def _is_share(name: str) -> bool | None:
+    """Whether an activation gives probabilities; None where it is foreign."""
+    if name in SHARES:
+        return True
+    return False if hasattr(keras.activations, name) else None

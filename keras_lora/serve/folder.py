@@ -176,8 +176,9 @@ class FolderWatcher:
         with self._changing():
             if name not in self._served:
                 raise UnknownAdapter(name)
-            self._unloaded[name] = self._served[name]
+            stamp = self._served[name]
             self._drop(name)
+            self._unloaded[name] = stamp
 
     def _is_news(self, name: str, one: Found) -> bool:
         """Whether it is another than what is known under the name."""
@@ -194,27 +195,36 @@ class FolderWatcher:
 
     def _load(self, name: str, one: Found) -> None:
         self._unloaded.pop(name, None)
-        self._refused.pop(name, None)
-        why = ""
-        with tempfile.TemporaryDirectory(prefix="keras_lora-") as folder:
-            try:
+        _, before = self._refused.pop(name, ((), ""))
+        stamp, why = one.stamp, ""
+        try:
+            with tempfile.TemporaryDirectory(prefix="keras_lora-") as folder:
                 copy = copied(one, Path(folder))
                 again = look(one.path)
                 if again is None or again.stamp != one.stamp:
                     return  # somebody writes to it
-                self._bank.load(name, copy)
-            except OSError as error:
-                why = error.strerror or type(error).__name__
-            except Exception as error:
-                why = self._without_paths(error, Path(folder))
-        if why:
-            self._refused[name] = one.stamp, why
-            if name in self._served:
-                self._drop(name)
-            LOG.warning("%s is not served: %s", name, why)
-        else:
-            self._served[name] = one.stamp
+                why = self._try(name, copy)
+        except OSError as error:  # such as a full disk: the next look tries
+            stamp, why = (), error.strerror or type(error).__name__
+        if not why:
+            self._served[name] = stamp
             LOG.info("%s is served", name)
+            return
+        if name in self._served:
+            self._drop(name)
+        self._refused[name] = stamp, why
+        if why != before:
+            LOG.warning("%s is not served: %s", name, why)
+
+    def _try(self, name: str, copy: Path) -> str:
+        """Loads a copy; says why where that is refused."""
+        try:
+            self._bank.load(name, copy)
+        except OSError:
+            raise
+        except Exception as error:
+            return self._without_paths(error, copy.parent)
+        return ""
 
     def _without_paths(self, error: Exception, folder: Path) -> str:
         """An error's text as far as it is any client's business."""
@@ -226,9 +236,10 @@ class FolderWatcher:
         return printable(text)[:LONGEST]
 
     def _drop(self, name: str) -> None:
-        del self._served[name]
+        """Serves a name no more; the bank may refuse it."""
         if name in self._bank.names:
             self._bank.unload(name)
+        del self._served[name]
 
     def _follow(self) -> None:
         while not self._ended.wait(self.every):

@@ -1,5 +1,6 @@
 """What lies in a folder of adapters, by name, and when it changed."""
 
+import errno
 import os
 import shutil
 from dataclasses import dataclass
@@ -23,18 +24,20 @@ class Found:
 
     Attributes:
         path: Its file, or PEFT folder.
+        is_folder: Whether it is a PEFT folder.
         stamp: What tells it from one that takes its place: inode, times of
             its data's and its own change in nanoseconds, and size, of each of
             its files.
     """
 
     path: Path
+    is_folder: bool
     stamp: Stamp
 
     @property
     def changed(self) -> float:
-        """When it last changed, seconds since the epoch."""
-        return max(part[1] for part in self.stamp if part) / 1e9
+        """When it last changed, seconds since the epoch; 0 if it has gone."""
+        return max((part[1] for part in self.stamp if part), default=0) / 1e9
 
 
 def scan(folder: Path) -> tuple[dict[str, Found], dict[str, str]]:
@@ -53,7 +56,7 @@ def scan(folder: Path) -> tuple[dict[str, Found], dict[str, str]]:
         one = look(folder / file)
         if one is None:
             continue
-        name = file if is_peft(one.path) else file.removesuffix(ENDING)
+        name = file if one.is_folder else file.removesuffix(ENDING)
         problems = wrong_name(name)
         if problems:
             wrong[printable(file)[:100]] = problems[0]
@@ -70,18 +73,13 @@ def scan(folder: Path) -> tuple[dict[str, Found], dict[str, str]]:
 
 def look(path: Path) -> Found | None:
     """What lies at a path, if it is to be an adapter."""
-    if is_peft(path):
+    if os.path.exists(path / CONFIG):
         names = (CONFIG, TENSORS, PICKLE)
-        return Found(path, tuple(stamp_of(path / name) for name in names))
+        return Found(path, True, tuple(stamp_of(path / name) for name in names))
     if path.name.endswith(ENDING) and not os.path.isdir(path):
         stamp = stamp_of(path)
-        return None if stamp is None else Found(path, (stamp,))
+        return None if stamp is None else Found(path, False, (stamp,))
     return None
-
-
-def is_peft(path: Path) -> bool:
-    """Whether a path is that of a PEFT folder."""
-    return os.path.exists(path / CONFIG)
 
 
 def stamp_of(path: Path) -> tuple[int, ...] | None:
@@ -102,7 +100,7 @@ def copied(one: Found, folder: Path) -> Path:
         OSError: It cannot be read.
     """
     target = folder / one.path.name
-    if not is_peft(one.path):
+    if not one.is_folder:
         copy(one.path, target)
         return target
     target.mkdir()
@@ -119,5 +117,6 @@ def copy(source: Path, target: Path) -> None:
     with open_regular(source) as file, open(target, "wb") as out:
         size = os.fstat(file.fileno()).st_size
         if size > MOST_BYTES:
-            raise OSError(0, f"{size:,} bytes are over {MOST_BYTES:,}")
+            why = f"{size:,} bytes are over {MOST_BYTES:,}"
+            raise OSError(errno.EFBIG, why)
         shutil.copyfileobj(file, out)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 import threading
 
 import numpy as np
@@ -213,6 +214,59 @@ def test_load_does_not_wait_for_the_next_look(folder, bank):
     assert is_right(bank, "t0")
 
 
+def test_no_room_for_a_copy_is_no_fault_of_the_file_for_long(
+    folder, bank, monkeypatch, caplog
+):
+    """What is copied to may be full or read-only for a moment."""
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(folder / "nowhere"))
+        watcher = FolderWatcher(bank, folder)
+        watcher.look()
+        assert states(watcher) == {"t0": "refused", "t1": "refused"}
+        assert "No such file" in watcher.status["t0"].problem
+        assert str(folder) not in watcher.status["t0"].problem
+        with pytest.raises(RefusedAdapter, match="No such file"):
+            watcher.load("t0")
+    assert len([r for r in caplog.records if "t0 is not" in r.message]) == 1
+    watcher.look()
+    assert states(watcher) == {"t0": "served", "t1": "served"}
+    assert is_right(bank, "t0")
+
+
+def test_what_is_in_use_stays_served(folder, bank):
+    watcher = FolderWatcher(bank, folder)
+    path = folder / "t0.safetensors"
+    with bank.using("t0"):
+        with pytest.raises(ValueError, match="using"):
+            watcher.unload("t0")
+        assert states(watcher)["t0"] == "served"
+        settled(path, b"junk")
+        with pytest.raises(ValueError, match="using"):
+            watcher.look()
+        assert states(watcher)["t0"] == "served" and is_right(bank, "t0")
+    watcher.look()
+    assert states(watcher)["t0"] == "refused" and bank.names == ["t1"]
+
+
+def test_a_peft_folder_that_goes_while_it_is_looked_at(
+    folder, bank, monkeypatch
+):
+    """The others are taken up by the same look."""
+    peft = folder / "a"
+    peft.mkdir()
+    (peft / "adapter_config.json").write_text("{}")
+    real = os.path.exists
+
+    def exists(path):
+        there = real(path)
+        shutil.rmtree(peft, ignore_errors=True)
+        return there
+
+    monkeypatch.setattr(os.path, "exists", exists)
+    FolderWatcher(bank, folder)
+    assert not peft.exists() and bank.names == ["t0", "t1"]
+
+
 def test_more_adapters_than_slots(tmp_path):
     folder = copy_tasks(tmp_path / "a", "t0", "t1", "t2", "t3")
     base = sequential()
@@ -279,6 +333,12 @@ def test_no_answer_is_wrong_while_the_folder_changes(tmp_path):
     put_there = {f"n{number}": set() for number in range(50)}
     x, done, wrong, answered = rows(8), threading.Event(), [], []
 
+    def run(engine, seed):
+        try:
+            ask(engine, seed)
+        except Exception as error:
+            wrong.append(error)
+
     def ask(engine, seed):
         rng = np.random.default_rng(seed)
         while not done.is_set():
@@ -297,7 +357,7 @@ def test_no_answer_is_wrong_while_the_folder_changes(tmp_path):
 
     with engine_on(folder, poll=0.02) as engine:
         threads = [
-            threading.Thread(target=ask, args=(engine, seed))
+            threading.Thread(target=run, args=(engine, seed))
             for seed in range(4)
         ]
         for thread in threads:
