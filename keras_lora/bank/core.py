@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -153,6 +153,11 @@ class Served:
         return self._inputs
 
     @property
+    def cache_hits(self) -> int:
+        """How often an adapter that was needed sat in a slot already."""
+        return self._slots.cache_hits
+
+    @property
     def cache_misses(self) -> int:
         """How often an adapter had to be put into a slot, as no slot had it."""
         return self._slots.cache_misses
@@ -165,8 +170,8 @@ class Served:
     @property
     def names(self) -> list[str]:
         """The loaded adapters, in the order they were first loaded."""
-        with self._lock:
-            return list(self._adapters)
+        # Without the lock, which is held while rows run; as `info` below.
+        return list(self._adapters)
 
     def info(self, name: str) -> AdapterInfo:
         """What the file of a loaded adapter says of itself.
@@ -174,12 +179,11 @@ class Served:
         Raises:
             ValueError: No adapter has this name.
         """
-        # Without the lock, which is held while rows run.
         found = self._adapters.get(name)
-        if found is None:
-            raise_if("Nothing is known of it", self._unknown([name]))
-            return self.info(name)  # it has come meanwhile
-        return found.info
+        if found is not None:
+            return found.info
+        [problem] = self._missing([name])
+        raise ValueError(f"Nothing is known of it.\n- {problem}")
 
     def load(self, name: str, path: str | os.PathLike[str]) -> None:
         """Reads an adapter; a name that is loaded gets its contents.
@@ -391,11 +395,15 @@ class Served:
 
     def _unknown(self, names: Sequence[Any]) -> list[str]:
         """Says which names are not loaded, and what is."""
-        loaded = ", ".join(self._adapters) or "none"
-        wrong = [
-            f"no adapter {name!r}. Loaded: {loaded}"
+        return self._missing(
+            name
             for name in names
             if name is not None
             and not (isinstance(name, str) and name in self._adapters)
-        ]
+        )
+
+    def _missing(self, names: Iterable[Any]) -> list[str]:
+        """Says that names are not loaded, and what is."""
+        loaded = ", ".join(self.names) or "none"
+        wrong = [f"no adapter {name!r}. Loaded: {loaded}" for name in names]
         return list(dict.fromkeys(wrong))

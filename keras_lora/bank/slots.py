@@ -30,7 +30,7 @@ class Slots:
         self.hosts: dict[str, Any] = {}
         self.resident: OrderedDict[BankAdapter, int] = OrderedDict()
         self.pinned: BankAdapter | None = None
-        self.cache_misses = 0
+        self.cache_hits = self.cache_misses = 0
         self._take = taker()
 
     @property
@@ -136,6 +136,7 @@ class Slots:
         fill(self.hosts, places)
         for slot, adapter in places.items():
             self.resident[adapter] = slot
+        self.cache_hits += len(there)
         self.cache_misses += len(new)
         for adapter in there:
             self.resident.move_to_end(adapter)

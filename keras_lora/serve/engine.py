@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from keras_lora.bank import AdapterBank
-from keras_lora.bank.batches import names_of_rows
+from keras_lora.bank.batches import Names, names_of_rows
 from keras_lora.bank.completion import Completion
 from keras_lora.bank.raw import has_preprocessor
 from keras_lora.errors import raise_if
@@ -20,8 +20,6 @@ from keras_lora.serve.inputs import Reader, signature
 from keras_lora.serve.running import Observer, Runner
 from keras_lora.serve.streams import Stream, Streams
 from keras_lora.settings import positive_int, positive_number
-
-Names = str | None | Sequence[str | None]
 
 
 class Engine:
@@ -191,21 +189,16 @@ class Engine:
         """Takes prompts, all or none; each is answered by a future.
 
         Raises:
-            UnknownAdapter: No such adapter is served.
+            UnknownAdapter: No such adapter is served; also by a future, where
+                it goes meanwhile.
             QueueFull: There is no room for them.
             NotServing: It was stopped.
         """
         names = self._names(adapter, len(prompts))
         pairs = zip(prompts, names, strict=True)
         return self._generations.put(
-            [(self._together(), (p, name, max_tokens)) for p, name in pairs]
+            [("generation", (p, name, max_tokens)) for p, name in pairs]
         )
-
-    def _together(self) -> Any:
-        """A key that all generations share; beams are searched row by row."""
-        sampler = type(getattr(self.bank.base, "sampler", None))
-        beams = any(kind.__name__ == "BeamSampler" for kind in sampler.__mro__)
-        return object() if beams else "generation"
 
     def stream(
         self,
@@ -227,16 +220,17 @@ class Engine:
         if len(prompts) > most:
             raise RefusedInput(f"a stream has at most {most} prompts")
         names = self._names(adapter, len(prompts))
-        return self.streams.open(
-            len(prompts),
-            lambda: self.bank.stream_completions(
-                prompts,
-                names,
-                max_tokens,
-                self._max_generations,
-                max_length=self._max_length,
-            ),
-        )
+        with self.runner.serving(names):
+            return self.streams.open(
+                len(prompts),
+                lambda: self.bank.stream_completions(
+                    prompts,
+                    names,
+                    max_tokens,
+                    self._max_generations,
+                    max_length=self._max_length,
+                ),
+            )
 
     def _names(self, adapter: Names, count: int) -> list[str | None]:
         names = names_of_rows(adapter, count)

@@ -86,16 +86,15 @@ class Metrics:
         yield GaugeMetricFamily(
             PREFIX + "streams", "Streams that run", engine.streams.running
         )
-        misses = engine.bank.cache_misses
         yield CounterMetricFamily(
             PREFIX + "slot_hits",
             "Adapters of batches that were in a slot",
-            max(0, engine.runner.lookups - misses),
+            engine.bank.cache_hits,
         )
         yield CounterMetricFamily(
             PREFIX + "slot_misses",
             "Adapters that were put into a slot",
-            misses,
+            engine.bank.cache_misses,
         )
         adapters = GaugeMetricFamily(
             PREFIX + "adapters", "Adapters by how it stands", labels=("state",)

@@ -1,7 +1,8 @@
 """Batches as they run on the bank."""
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -17,11 +18,7 @@ Observer = Callable[[str, int, float], None]
 
 
 class Runner:
-    """Runs batches, and tells of them.
-
-    Attributes:
-        lookups: How many adapters batches have asked for so far.
-    """
+    """Runs batches, and tells of them."""
 
     def __init__(
         self,
@@ -30,7 +27,7 @@ class Runner:
         batch_size: int,
         observe: Observer,
     ) -> None:
-        self.bank, self.lookups = bank, 0
+        self.bank = bank
         self._preprocessor, self._batch_size = preprocessor, batch_size
         self._observe = observe
 
@@ -40,6 +37,17 @@ class Runner:
             return self.bank.info(name)
         except ValueError:
             return None
+
+    @contextlib.contextmanager
+    def serving(self, names: Iterable[str | None]) -> Iterator[None]:
+        """Tells an adapter that goes meanwhile from what else is refused."""
+        try:
+            yield
+        except ValueError as error:
+            for name in names:
+                if name is not None and self.info(name) is None:
+                    raise UnknownAdapter(name) from error
+            raise
 
     def predict(self, batch: list[tuple[Any, str | None]]) -> list[Any]:
         """Answers rows of one signature.
@@ -78,14 +86,17 @@ class Runner:
             x = self._preprocessor(list(rows))
         else:
             x = list(rows)
-        outputs: list[Any] = self.bank.predict(x, list(names), self._batch_size)
+        with self.serving(names):
+            outputs: list[Any] = self.bank.predict(
+                x, list(names), self._batch_size
+            )
         self._tell("predict", names, start)
         return outputs
 
     def _prediction(self, row: Any, info: AdapterInfo | None) -> Prediction:
-        shares = bool(
-            info and info.labels and gives_shares(info, self.bank.base)
-        )
+        shares = None
+        if info is not None and info.labels:
+            shares = gives_shares(info, self.bank.base)
         return Prediction(row, info, shares)
 
     def generate(
@@ -96,16 +107,16 @@ class Runner:
     ) -> list[Completion]:
         prompts, names, more = zip(*batch, strict=True)
         start = time.perf_counter()
-        found = self.bank.complete(
-            prompts,
-            list(names),
-            list(more),
-            batch_size,
-            max_length=max_length,
-        )
+        with self.serving(names):
+            found = self.bank.complete(
+                prompts,
+                list(names),
+                list(more),
+                batch_size,
+                max_length=max_length,
+            )
         self._tell("generate", names, start)
         return found
 
     def _tell(self, kind: str, names: Sequence[Any], start: float) -> None:
-        self.lookups += len({name for name in names if name is not None})
         self._observe(kind, len(names), time.perf_counter() - start)

@@ -4,8 +4,10 @@ import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import keras
 import numpy as np
 import pytest
+from keras.layers import Dense, Flatten, Reshape
 
 import keras_lora
 from keras_lora.serve import (
@@ -27,6 +29,7 @@ from tests.banks import (
     sequential,
 )
 from tests.helpers import refused
+from tests.models import set_random
 from tests.serve.served import copy_tasks, engine_on, wait_until
 
 NAMES = ["t0", None, "head", "t1", "wide", "t0", "head", None]
@@ -64,8 +67,6 @@ def test_rows_of_many_callers_get_their_own_answers_from_few_batches(folder):
 
 
 def test_rows_of_other_shapes_are_batched_apart():
-    import keras
-
     inputs = keras.Input((None, 4))
     y = keras.layers.GlobalAveragePooling1D()(keras.layers.Dense(3)(inputs))
     base = keras.Model(inputs, y)
@@ -147,6 +148,8 @@ def test_requests_are_taken_while_the_bank_is_held(folder):
             futures = asked.result(20)
             with pytest.raises(UnknownAdapter):
                 other.submit(engine.predict, rows(1), "nobody").result(20)
+            asked = other.submit(lambda: list(engine.models))
+            assert set(asked.result(20)) == set(few_tasks())
         got = np.stack(outputs(futures))
         assert off(got, few_tasks()["t0"].outputs) < 1e-5
 
@@ -180,6 +183,27 @@ def test_names_that_are_not_served(folder, monkeypatch):
         assert off(outputs(futures[:1])[0], few_tasks()["t0"].row(0)) < 1e-5
         with pytest.raises(UnknownAdapter, match="t1"):
             futures[1].result(60)
+
+
+def test_an_adapter_that_goes_as_the_bank_is_asked(folder, monkeypatch):
+    with engine_on(folder, max_batch=4) as engine:
+        real = engine.bank.predict
+
+        def predict(*args, **kwargs):
+            if "t1" in engine.bank.names:
+                engine.folder.unload("t1")
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(engine.bank, "predict", predict)
+        [alone] = engine.predict(rows(1), "t1")
+        with pytest.raises(UnknownAdapter, match="t1"):
+            alone.result(60)
+        engine.folder.load("t1")
+        first, second = engine.predict(rows(2), ["t1", "t0"])
+        with pytest.raises(UnknownAdapter, match="t1"):
+            first.result(60)
+        got = second.result(60).outputs
+        assert off(got, few_tasks()["t0"].row(1)) < 1e-5
 
 
 def test_an_answer_and_its_labels_are_of_one_file(tmp_path):
@@ -232,6 +256,79 @@ def test_probabilities_add_up(units, activation, tmp_path):
 def test_one_number_tells_two_labels_apart(activation, tmp_path):
     head = dense_head(1, activation=activation)
     check_shares(head, ["no", "yes"], tmp_path, activation == "sigmoid")
+
+
+def test_a_head_that_is_shaped_behind_its_softmax(tmp_path):
+    def head(base):
+        top = [Dense(3, activation="softmax"), Reshape((1, 3)), Flatten()]
+        model = keras.Sequential([base, *top])
+        model.build(base.input_shape)
+        return model
+
+    check_shares(head, ["a", "b", "c"], tmp_path, True)
+
+
+def nested(activation):
+    head = keras.Sequential([Dense(4, activation=activation), Flatten()])
+    return keras.Sequential([keras.Input((6,)), Dense(8), head])
+
+
+def by_operation():
+    x = keras.Input((6,))
+    return keras.Model(x, keras.ops.softmax(Dense(4)(x)))
+
+
+def behind_softmax():
+    x = keras.Input((6,))
+    return keras.Model(x, 2 * Dense(4, activation="softmax")(x))
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = Dense(4, activation="softmax")
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def subclassed():
+    base = Subclassed()
+    base(rows(1))
+    return base
+
+
+@pytest.mark.parametrize(
+    "make, told",
+    [
+        (lambda: nested("softmax"), "shares"),
+        (lambda: nested(None), "logits"),
+        (by_operation, "shares"),
+        (behind_softmax, None),
+        (subclassed, None),
+    ],
+)
+def test_probabilities_of_a_base_that_ends_in_classes(make, told, tmp_path):
+    base, x = make(), rows(4)
+    set_random(base.weights, 3)
+    keras_lora.inject(base, lora(2))
+    set_random(base.trainable_variables, 1, 0.5)
+    raw = call(base, x)
+    keras_lora.save_adapter(base, tmp_path / "a", labels=["a", "b", "c", "d"])
+    keras_lora.eject(base)
+    powers = raw if told == "shares" else np.exp(raw)
+    want = powers / powers.sum(1, keepdims=True)
+    assert np.ptp(want) > 0.05
+    with engine_on(base=base) as engine:
+        engine.bank.load("a", tmp_path / "a")
+        for number, future in enumerate(engine.predict(x, "a")):
+            found = future.result(60)
+            if told is None:  # the outputs say what there is to say
+                assert found.probabilities is None and found.label is None
+                assert off(found.outputs, raw[number]) < 1e-5
+            else:
+                got = found.probabilities
+                np.testing.assert_allclose(got, want[number], atol=1e-5)
 
 
 def check_shares(head, labels, tmp_path, given):

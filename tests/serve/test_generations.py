@@ -1,5 +1,6 @@
 """The engine over a language model."""
 
+import contextlib
 import threading
 
 import pytest
@@ -14,30 +15,64 @@ NAMES = ["a", None, "b", "a"]
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory):
+def batches():
+    """What the engine told of its batches."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory, batches):
     folder = tmp_path_factory.mktemp("dialects")
     dialects(folder, "ab")
     with engine_on(
-        folder, speaker(), wait=0.1, poll=0.001, max_streams=2
+        folder,
+        speaker(),
+        poll=0.001,
+        max_streams=2,
+        observe=lambda *batch: batches.append(batch),
     ) as engine:
         engine.folder.load("a")
         engine.folder.load("b")
         yield engine
 
 
-def test_prompts_of_many_callers_are_completed_together(engine):
+@contextlib.contextmanager
+def held(engine, monkeypatch):
+    """Keeps a first completion, and what comes after it, until the end."""
+    entered, free = threading.Event(), threading.Event()
+    real = engine.bank.complete
+
+    def complete(*args, **kwargs):
+        entered.set()
+        assert free.wait(60)
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.bank, "complete", complete)
+        [first] = engine.generate(["x"])
+        assert entered.wait(60)
+        try:
+            yield first
+        finally:
+            free.set()
+            first.result(60)
+
+
+def test_prompts_of_many_callers_are_completed_together(
+    engine, batches, monkeypatch
+):
     assert engine.speaks
     want = engine.bank.complete(TEXTS, NAMES, max_tokens=9)
     assert len({completion.text for completion in want}) == 4
-    batches = []
-    engine.runner._observe = lambda *batch: batches.append(batch)
-    futures = [
-        future
-        for text, name in zip(TEXTS, NAMES, strict=True)
-        for future in engine.generate([text], name, 9)
-    ]
+    told = len(batches)
+    with held(engine, monkeypatch):
+        futures = [
+            future
+            for text, name in zip(TEXTS, NAMES, strict=True)
+            for future in engine.generate([text], name, 9)
+        ]
     assert [future.result(60) for future in futures] == want
-    assert [rows for _, rows, _ in batches] == [4]
+    assert [rows for _, rows, _ in batches[told:]] == [1, 4]
 
 
 def test_a_prompt_without_room_fails_alone(engine):
@@ -49,19 +84,38 @@ def test_a_prompt_without_room_fails_alone(engine):
 
 
 def test_predictions_do_not_wait_for_a_generation(engine, monkeypatch):
-    free, real = threading.Event(), engine.bank.complete
+    with held(engine, monkeypatch) as slow:
+        [quick] = engine.predict(["x"], "a")
+        assert quick.result(60).outputs.ndim == 2
+        assert not slow.done()
+    assert slow.result(60).tokens
 
-    def complete(*args, **kwargs):
-        assert free.wait(60)
+
+@pytest.mark.parametrize("others", [[], ["b"]])
+def test_an_adapter_that_goes_before_it_generates(engine, monkeypatch, others):
+    with held(engine, monkeypatch):
+        [going] = engine.generate(["x"], "a", 5)
+        staying = [engine.generate(["x"], name, 5)[0] for name in others]
+        engine.folder.unload("a")
+    with pytest.raises(UnknownAdapter, match="'a'"):
+        going.result(60)
+    got = [future.result(60) for future in staying]
+    assert got == [engine.bank.complete(["x"], n, 5)[0] for n in others]
+    engine.folder.load("a")
+
+
+def test_an_adapter_that_goes_before_it_streams(engine, monkeypatch):
+    real = engine.bank.stream_completions
+
+    def stream(*args, **kwargs):
+        engine.folder.unload("a")
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(engine.bank, "complete", complete)
-    [slow] = engine.generate(["x"], "a")
-    [quick] = engine.predict(["x"], "a")
-    assert quick.result(60).outputs.ndim == 2
-    assert not slow.done()
-    free.set()
-    assert slow.result(60).tokens
+    monkeypatch.setattr(engine.bank, "stream_completions", stream)
+    with pytest.raises(UnknownAdapter, match="'a'"):
+        engine.stream(["x"], "a")
+    assert engine.streams.running == 0
+    engine.folder.load("a")
 
 
 def test_streams_are_few_and_come_to_the_same(engine):
