@@ -99,6 +99,7 @@ class Reader:
             for row in range(count)
         ]
 
+
 UNREADABLE = (
     ValueError,
     OverflowError,
