@@ -230,6 +230,13 @@ def attacks() -> dict[str, Callable[[int], str]]:
             port, {"lora_name": "../x"}, "POST /v1/load_lora_adapter HTTP/1.1"
         ),
         "20,000 rows": rows([row] * 20_000),
+        "one long text among 500,000 empty ones": rows(
+            [["a" * 10_000] + [""] * 500_000]
+        ),
+        "1,000,000 wrong names": rows([row], [1] * 1_000_000),
+        "100,000 unknown fields": body(
+            {f"f{number}": 1 for number in range(100_000)}
+        ),
         "rows of other lengths": rows([row, row[:3]]),
         "texts where arrays belong": rows(["a text"]),
         "an integer of 4,000 digits": raw(

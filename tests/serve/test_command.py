@@ -2,19 +2,16 @@
 
 import signal
 import sys
-import threading
-import urllib.request
 
 import keras
 import numpy as np
 import openai
 import pytest
 
-import keras_lora
 from keras_lora.cli import main
 from keras_lora.serve.base import read_base
 from keras_lora.serve.completions import Until
-from tests.banks import sequential, served
+from tests.banks import served
 from tests.helpers import refused
 from tests.presets import TASKS, TEXTS, write_preset
 from tests.serve.served import Server, copy_tasks, wait_until
@@ -165,30 +162,12 @@ def test_it_answers_what_it_took_when_it_is_told_to_end(server):
     )
     events = iter(stream)
     found = [next(events)]
-    answers = []
-
-    def ask():
-        got = client(server).completions.create(
-            model="a", prompt=["the cat"] * 8, max_tokens=14
-        )
-        answers.append(len(got.choices))
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    wait_until(lambda: "/v1/completions" in figures(server) or answers)
     server.process.send_signal(signal.SIGTERM)
     found += list(events)
-    thread.join(60)
-    assert found[-1].choices[0].finish_reason
-    assert answers in ([8], [])  # [] where it came too late
-    assert server.process.wait(60) in (0, -signal.SIGTERM)
+    assert len(found) > 1 and found[-1].choices[0].finish_reason
+    assert server.process.wait(60) == 0
     assert server.status() is None
     assert "Traceback" not in server.log.read_text()
-
-
-def figures(server):
-    with urllib.request.urlopen(f"{server.url}/metrics") as found:
-        return found.read().decode()
 
 
 def test_a_start_that_fails_ends_and_says_why(tmp_path):
@@ -270,7 +249,6 @@ def test_texts_through_the_function_s_own_preprocessor(tmp_path):
         got = [future.result(60).outputs for future in futures]
     for number, y in zip((1, 3), got, strict=True):
         assert off(y, few_tasks()["t0"].row(number)) < 1e-5
-    assert keras_lora.AdapterBank(sequential()).detach()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 50])
