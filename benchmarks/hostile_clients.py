@@ -268,16 +268,23 @@ def attacks() -> dict[str, Callable[[int], str]]:
 
 
 def is_right(port: int, answers: np.ndarray) -> bool:
-    """Whether a plain client is answered rightly."""
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as link:
-        sent = {"model": "task-1", "inputs": [inputs()[3].tolist()]}
-        link.sendall(
-            request(json.dumps(sent).encode(), headers="connection: close\r\n")
-        )
+    """Whether a plain client is answered rightly; it waits if told to."""
+    sent = {"model": "task-1", "inputs": [inputs()[3].tolist()]}
+    for _ in range(10):
         data = b""
-        while part := link.recv(65536):
-            data += part
-    if b" 200 " not in data.split(b"\r\n")[0]:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as link:
+            link.sendall(
+                request(
+                    json.dumps(sent).encode(), headers="connection: close\r\n"
+                )
+            )
+            while part := link.recv(65536):
+                data += part
+        status = data.split(b"\r\n")[0]
+        if b" 429 " not in status and b" 503 " not in status:
+            break
+        time.sleep(1)
+    if b" 200 " not in status:
         return False
     found = json.loads(data.partition(b"\r\n\r\n")[2])
     outputs = np.array(found["data"][0]["outputs"])

@@ -286,7 +286,8 @@ def test_rows_of_any_length_are_measured_by_their_own():
 
 def test_a_row_that_gives_no_number_is_refused():
     def linear():
-        return keras.Sequential([keras.Input((6,)), keras.layers.Dense(2)])
+        dense = keras.layers.Dense(2, kernel_initializer="ones")
+        return keras.Sequential([keras.Input((6,)), dense])
 
     with TestClient(app_on(None, base=linear)) as client:
         ready(client)
