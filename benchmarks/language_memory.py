@@ -24,6 +24,8 @@ import numpy as np
 import keras_lora
 from benchmarks.train_step import describe
 
+SETTINGS = ("layers", "width", "batch", "rank", "rounds", "vocabulary")
+
 LENGTHS = (128, 512, 1024)
 RANKS = (4, 16, 64)
 WAYS = ("plain", "activations", "blocks")
@@ -109,10 +111,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         peak, seconds = np.median(values, axis=0)
         row = {"way": way, "length": length, "rank": rank}
         rows.append({**row, "peak_mb": peak, "seconds": seconds})
-    described = describe(options)
-    described["settings"]["vocabulary"] = options.vocabulary
-    del described["settings"]["tokens"]
-    return {**described, "cells": rows}
+    return {**describe(options, SETTINGS), "cells": rows}
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ by the others'. `docs/how-to/language-models.md` trains in the same way.
 
 import argparse
 import json
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -24,7 +23,7 @@ from tokenizers import ByteLevelBPETokenizer
 import keras_lora
 from app.texts.data import Split
 from app.texts.tasks import get_task
-from benchmarks.train_step import backend_version, machine
+from benchmarks.train_step import describe
 
 SOURCES = {
     "films": "movie-sentiment",
@@ -34,6 +33,7 @@ SOURCES = {
 }
 PROMPTS = ("A negative text:", "A positive text:")
 END = "<|endoftext|>"
+SETTINGS = ("layers", "width", "vocabulary", "tokens", "batch", "texts", "rank")
 
 
 def texts() -> tuple[dict[str, Split], dict[str, Split]]:
@@ -145,25 +145,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             files[name] = path.stat().st_size
             keras_lora.eject(model)
     return {
-        "settings": {
-            key: getattr(options, key)
-            for key in (
-                "layers",
-                "width",
-                "vocabulary",
-                "tokens",
-                "batch",
-                "texts",
-                "rank",
-            )
-        },
-        "backend": keras.backend.backend(),
-        "versions": {
-            "keras": keras.__version__,
-            keras.backend.backend(): backend_version(),
-            "python": platform.python_version(),
-        },
-        "machine": machine(),
+        **describe(options, SETTINGS),
         "weights": model.count_params(),
         "trained_on": {name: len(part) for name, part in train.items()},
         "held_out": {name: len(part) for name, part in held.items()},

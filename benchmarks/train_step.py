@@ -164,13 +164,15 @@ def measure_sides(
     return rows
 
 
-def describe(options: argparse.Namespace) -> dict[str, Any]:
+SETTINGS = ("layers", "width", "batch", "tokens", "rank", "rounds")
+
+
+def describe(
+    options: argparse.Namespace, names: Sequence[str] = SETTINGS
+) -> dict[str, Any]:
     """What a result depends on besides the code."""
     return {
-        "settings": {
-            name: getattr(options, name)
-            for name in ("layers", "width", "batch", "tokens", "rank", "rounds")
-        },
+        "settings": {name: getattr(options, name) for name in names},
         "backend": keras.backend.backend(),
         "versions": {
             "keras": keras.__version__,

@@ -1,6 +1,9 @@
 """A small language model that takes texts, and adapters that change its say."""
 
+import contextlib
+
 import keras_lora
+from tests.banks import served
 from tests.models import hub, set_random
 
 LENGTH = 24
@@ -44,3 +47,12 @@ def dialects(folder, names="abc"):
         keras_lora.save_adapter(task, folder / f"{name}.safetensors")
         keras_lora.eject(task)
     return {name: folder / f"{name}.safetensors" for name in names}
+
+
+@contextlib.contextmanager
+def speaking_bank(folder, names="ab"):
+    """A bank over it, with its dialects."""
+    with served(speaker()) as bank:
+        for name, path in dialects(folder, names).items():
+            bank.load(name, path)
+        yield bank

@@ -175,9 +175,8 @@ class Engine:
             NotServing: It was stopped.
         """
         names = self._names(adapter, len(rows))
-        pairs = zip(rows, names, strict=True)
         return self._predictions.put(
-            [(signature(row), (row, name)) for row, name in pairs]
+            [(signature(r), (r, n)) for r, n in zip(rows, names, strict=True)]
         )
 
     def generate(

@@ -4,7 +4,7 @@ import pytest
 
 from tests.banks import sequential, served
 from tests.helpers import refused
-from tests.speaking import LENGTH, TEXTS, dialects, speaker
+from tests.speaking import LENGTH, TEXTS, speaking_bank
 
 pytest.importorskip("keras_hub")
 
@@ -13,9 +13,7 @@ NAMES = ["a", None, "b", "a"]
 
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory):
-    with served(speaker()) as bank:
-        for name, path in dialects(tmp_path_factory.mktemp("x"), "ab").items():
-            bank.load(name, path)
+    with speaking_bank(tmp_path_factory.mktemp("x")) as bank:
         yield bank
 
 

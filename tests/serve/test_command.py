@@ -11,11 +11,11 @@ import pytest
 from keras_lora.cli import main
 from keras_lora.serve.base import read_base
 from keras_lora.serve.completions import Until
-from tests.banks import served
+from tests.banks import few_tasks, off
 from tests.helpers import refused
 from tests.presets import TASKS, TEXTS, write_preset
-from tests.serve.served import Server, copy_tasks, wait_until
-from tests.speaking import dialects, speaker
+from tests.serve.served import Server, copy_tasks, engine_on, wait_until
+from tests.speaking import dialects, speaker, speaking_bank
 
 TOKEN = "0123456789abcdef"
 
@@ -60,9 +60,7 @@ def models(server):
 
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory):
-    with served(speaker()) as bank:
-        for name, path in dialects(tmp_path_factory.mktemp("x"), "ab").items():
-            bank.load(name, path)
+    with speaking_bank(tmp_path_factory.mktemp("x")) as bank:
         yield bank
 
 
@@ -239,9 +237,6 @@ def test_what_is_no_base(text, words):
 
 
 def test_texts_through_the_function_s_own_preprocessor(tmp_path):
-    from tests.banks import few_tasks, off
-    from tests.serve.served import engine_on
-
     folder = copy_tasks(tmp_path / "a", "t0")
     base, preprocessor = read_base("tests.serve.bases:with_words")
     with engine_on(folder, base, preprocessor=preprocessor) as engine:
