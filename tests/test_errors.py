@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 import keras_lora
 from keras_lora import AdapterConfig, LoRAConfig
-from keras_lora.files import format as adapter_file
+from keras_lora.files import container
 from tests.helpers import fill, normal, numpy_of, state
 
 BACKEND = keras.backend.backend()
@@ -324,14 +324,14 @@ def test_an_adapter_unlike_the_model_s_is_refused(file, tmp_path):
 
 def contents(path):
     with safe_open(path, "numpy") as file:
-        record = json.loads(file.metadata()[adapter_file.METADATA_KEY])
+        record = json.loads(file.metadata()[container.METADATA_KEY])
         return {k: file.get_tensor(k) for k in file.keys()}, record  # noqa: SIM118
 
 
 def rewritten(path, tensors, record, name="bad.safetensors"):
     text = record if isinstance(record, str) else json.dumps(record)
     bad = path.with_name(name)
-    save_file(tensors, bad, {adapter_file.METADATA_KEY: text})
+    save_file(tensors, bad, {container.METADATA_KEY: text})
     return bad
 
 
@@ -432,9 +432,9 @@ def test_other_files_are_refused(base, file, tmp_path, monkeypatch):
     loading(base, text, "no keras_lora adapter")
     huge = tmp_path / "huge"
     with huge.open("wb") as sparse:
-        sparse.truncate(adapter_file.MAX_BYTES + 1)
+        sparse.truncate(container.MAX_BYTES + 1)
     loading(base, huge, "are over")
-    monkeypatch.setattr(adapter_file, "MAX_HEADER", 100)
+    monkeypatch.setattr(container, "MAX_HEADER", 100)
     loading(base, file, "a header of over 100 bytes")
 
 

@@ -5,33 +5,31 @@ trained outside of the base start with `@head/` or `@outside/`. No part of a
 file is ever executed.
 """
 
-import contextlib
-import hashlib
 import json
 import math
 import os
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 from safetensors.numpy import save
 
 from keras_lora.errors import printable, raise_if, shorten
+from keras_lora.files.container import (
+    METADATA_KEY,
+    Tensors,
+    header_digest,
+    header_of,
+    opened,
+    safetensors_size,
+)
 from keras_lora.files.head_config import rebuild_head
 from keras_lora.files.labels import wrong_description
 from keras_lora.files.record import too_deep, wrong_record, wrong_tensors
-from keras_lora.files.regular import open_regular
 from keras_lora.files.whole import write_whole
 
 FORMAT = 1
-METADATA_KEY = "keras_lora"
-MAX_BYTES = 16 << 30
-MAX_HEADER = 16 << 20
-Tensors = dict[str, tuple[str, tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
@@ -161,53 +159,6 @@ def info_of(
     )
 
 
-def safetensors_size(path: Path, what: str) -> int:
-    """The bytes of a file, which is one and not too large to be read."""
-    if os.path.isdir(path):
-        raise ValueError(
-            f"{what}: it is no file but a folder; `load_peft` takes PEFT's"
-        )
-    try:
-        with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-    except OSError as error:
-        raise ValueError(f"{what}: {error.strerror}") from error
-    if size > MAX_BYTES:
-        raise ValueError(f"{what}: {size:,} bytes are over {MAX_BYTES:,}")
-    return size
-
-
-@contextlib.contextmanager
-def opened(path: str | Path, what: str, why: str) -> Iterator[Any]:
-    """An open safetensors file, whose header is of a size to be read."""
-    try:
-        with open_regular(path) as file:
-            length = int.from_bytes(file.read(8), "little")
-        if length > MAX_HEADER:
-            raise ValueError(f"a header of over {MAX_HEADER:,} bytes")
-        with safetensors.safe_open(path, "numpy") as opened:
-            yield opened
-    except (safetensors.SafetensorError, OSError, ValueError, TypeError) as e:
-        message = e.strerror if isinstance(e, OSError) else e
-        raise_if(what, [f"{why}: {message}"])
-
-
-def header_of(file: Any) -> tuple[str | None, Tensors]:
-    """The record's text, and the dtype and shape of each tensor."""
-    text = (file.metadata() or {}).get(METADATA_KEY)
-    parts = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
-    return text, {
-        key: (part.get_dtype(), tuple(part.get_shape()))
-        for key, part in parts.items()
-    }
-
-
-def header_digest(text: str | None, tensors: Tensors) -> str:
-    """A hash of what a header says."""
-    data = json.dumps([text, tensors], sort_keys=True).encode()
-    return hashlib.blake2b(data, digest_size=8).hexdigest()
-
-
 def _parse(text: str | None, what: str) -> dict[str, Any]:
     """The JSON record, once its format is known to be one of ours."""
     if text is None:
@@ -282,7 +233,8 @@ def described(tensors: dict[str, np.ndarray]) -> Tensors:
 
 def dtype_code(dtype: Any) -> str:
     """What safetensors calls a dtype, such as `"F32"`."""
-    letters, bits = re.fullmatch(r"([a-z]+)(\d*)", str(dtype)).groups()  # type: ignore[union-attr]
+    letters = str(dtype).rstrip("0123456789")
+    bits = str(dtype).removeprefix(letters)
     known = {"float": "F", "bfloat": "BF", "int": "I", "uint": "U"}
     return known.get(letters, letters.upper()) + bits
 

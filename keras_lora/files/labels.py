@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_lora.errors import shorten
+from keras_lora.files.container import Tensors
 from keras_lora.files.head_config import wrong_head
 from keras_lora.files.head_cost import counted
 from keras_lora.files.layer_cost import layer_cost
@@ -13,7 +14,6 @@ from keras_lora.files.sizes import Unclear
 MOST_LABELS = 100_000
 LONGEST_LABEL = 200
 LONGEST_ABOUT = 2_000
-Tensors = dict[str, tuple[str, tuple[int, ...]]]
 
 
 def described_as(labels: Any, about: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from keras_lora.errors import printable, shorten
-from keras_lora.files.format import (
+from keras_lora.files.container import (
     Tensors,
     header_digest,
     header_of,

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 import keras_lora
 from keras_lora import AdapterConfig, LoRAConfig
+from keras_lora.files import container
 from keras_lora.files import format as adapter_file
 from tests.helpers import fill, normal, numpy_of
 
@@ -42,13 +43,13 @@ def header(path):
 
 def contents(path):
     with safe_open(path, "numpy") as file:
-        record = json.loads(file.metadata()[adapter_file.METADATA_KEY])
+        record = json.loads(file.metadata()[container.METADATA_KEY])
         return {k: file.get_tensor(k) for k in file.keys()}, record  # noqa: SIM118
 
 
 def rewritten(path, tensors, record):
     bad = path.with_name("rewritten.safetensors")
-    save_file(tensors, bad, {adapter_file.METADATA_KEY: json.dumps(record)})
+    save_file(tensors, bad, {container.METADATA_KEY: json.dumps(record)})
     return bad
 
 
@@ -93,7 +94,7 @@ def test_a_file_holds_what_was_trained_and_nothing_of_the_base(tmp_path):
     assert record["base"]["outputs"] == [["branch", 0]]
     classes = [layer["class"] for layer in record["head"]["layers"]]
     assert classes == ["Dropout", "Dense"]
-    assert list(header(path)["__metadata__"]) == [adapter_file.METADATA_KEY]
+    assert list(header(path)["__metadata__"]) == [container.METADATA_KEY]
 
 
 def test_equal_content_gives_equal_bytes(tmp_path):

@@ -22,6 +22,7 @@ import keras_lora
 from benchmarks import arena as arenas
 from benchmarks import hostile, odd_parts
 from keras_lora import AdapterConfig, LoRAConfig
+from keras_lora.files import container
 from keras_lora.files import format as adapter_file
 from tests.helpers import fill, normal, numpy_of, state
 
@@ -269,7 +270,7 @@ def test_a_message_about_a_large_file_stays_short(tmp_path):
 def test_a_header_of_many_megabytes_is_not_parsed(tmp_path):
     path = saved(tmp_path / "bad", LoRAConfig(2))
     header, record, body = odd_parts.parts(path.read_bytes())
-    record["extra"] = "x" * adapter_file.MAX_HEADER
+    record["extra"] = "x" * container.MAX_HEADER
     path.write_bytes(odd_parts.joined(header, record, body))
     refused(lambda: keras_lora.inspect_adapter(path), "header")
     path.write_bytes((10 << 30).to_bytes(8, "little") + body)
