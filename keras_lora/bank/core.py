@@ -1,10 +1,10 @@
-"""One base with adapters in its slots, held for one thread at a time."""
+"""One base with adapters in its slots, and who uses them when."""
 
 import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -13,7 +13,8 @@ import numpy as np
 from keras_lora.bank.adapter import ServedBase, read_adapter
 from keras_lora.bank.batches import Adapters, Names, names_of_rows
 from keras_lora.bank.generate import Generator
-from keras_lora.bank.inputs import symbolic_inputs, with_ids
+from keras_lora.bank.held import SERVED, HeldBase
+from keras_lora.bank.inputs import with_ids
 from keras_lora.bank.memory import LARGEST_RANK, MOST_SLOTS
 from keras_lora.bank.probe import probe
 from keras_lora.bank.routing import Routed
@@ -21,7 +22,7 @@ from keras_lora.bank.slots import Slots, declared_kinds
 from keras_lora.errors import raise_if
 from keras_lora.files.format import AdapterInfo
 from keras_lora.model import surgery
-from keras_lora.model.compiled import HOLD, forget_compiled
+from keras_lora.model.compiled import forget_compiled
 from keras_lora.model.fingerprint import by_path, is_sampled, layer_digests
 from keras_lora.model.paths import structural_paths
 from keras_lora.model.surgery import Layer
@@ -30,21 +31,12 @@ from keras_lora.settings import positive_int, wrong_targets
 from keras_lora.targets import Targets
 
 LOG = logging.getLogger("keras_lora")
-SERVED = "it is served by an AdapterBank: `detach` the bank first"
 DECLARED = ("capacity", "rank", "targets")
 """Settings that a saved bank is made with again."""
 REPLACED = "`active` is gone: write `with bank.using(name): ...`"
-PLAIN_CALLS = (
-    "predict",
-    "predict_on_batch",
-    "evaluate",
-    "test_on_batch",
-    "generate",
-)
-"""What a caller may do with the base itself; the bank waits meanwhile."""
 
 
-class Served:
+class Served(HeldBase):
     """A base, the adapters loaded for it, and who may use them when."""
 
     def __init__(
@@ -68,15 +60,11 @@ class Served:
             "rank": rank and int(rank),
             "targets": targets,
         }
-        self._base, self._layers = base, layers
-        self._lock = threading.RLock()
+        super().__init__(base, layers)
         self._saving = threading.Lock()
         self._preparing = threading.Lock()
-        self._idle = threading.Condition(self._lock)
-        self._calls = 0
         self._generator: Generator | None = None
         self._adapters: Adapters = {}
-        self._inputs = symbolic_inputs(base)
         limits = declared_kinds(layers, rank, targets)
         unfit = probe(base, layers, self._inputs)
         limits = {p: k for p, k in limits.items() if p not in unfit.inputs}
@@ -85,41 +73,18 @@ class Served:
             {p: layer_digests(la, sampled) for p, la in layers.items()}
         )
         self._slots = Slots(layers, int(capacity))
-        self._training = [v for v in base.variables if v.trainable]
         self._using: list[str | None] = []
-        self._restore: list[Callable[[], None]] = []
         try:
             self._take_base()
             self._slots.provide(limits)
             self._model = self._build_model()
             outputs = list(self._model.outputs)
         except BaseException:
+            self._slots.close()
             self._leave_base()
             raise
         self._served = ServedBase(layers, digests, sampled, outputs, unfit)
         forget_compiled(layers.values())
-
-    def _take_base(self) -> None:
-        """Marks the base as served, and keeps it from training."""
-        for variable in self._training:
-            variable.trainable = False
-        for layer in self._layers.values():
-            layer.__dict__["_keras_lora_bank"] = self
-            layer.__dict__[HOLD] = self._hold
-            self._restore += surgery.hold_inference(layer, SERVED)
-        self._restore += surgery.forbid_training(self._base, SERVED)
-        self._restore += surgery.run_within(self._base, PLAIN_CALLS, self._hold)
-
-    def _leave_base(self) -> None:
-        """Makes the base what it was."""
-        self._slots.close()
-        while self._restore:
-            self._restore.pop()()
-        for layer in self._layers.values():
-            layer.__dict__.pop("_keras_lora_bank", None)
-            layer.__dict__.pop(HOLD, None)
-        for variable in self._training:
-            variable.trainable = True
 
     def _build_model(self) -> Any:
         ids = keras.Input((), dtype="int32", name="adapter_ids")
@@ -140,17 +105,6 @@ class Served:
         """
         self._check_attached()
         return self._model
-
-    @property
-    def base(self) -> Any:
-        """The base, which is served until `detach`."""
-        self._check_attached()
-        return self._base
-
-    @property
-    def inputs(self) -> Any:
-        """The base's inputs as symbolic tensors, in the base's structure."""
-        return self._inputs
 
     @property
     def cache_hits(self) -> int:
@@ -309,18 +263,6 @@ class Served:
                 )
             return np.array(self._slots_of(adapter, self._adapters), "int32")
 
-    @contextlib.contextmanager
-    def _running(self) -> Iterator[None]:
-        """A call that reads the base without the lock; `detach` waits."""
-        with self._attached():
-            self._calls += 1
-        try:
-            yield
-        finally:
-            with self._idle:
-                self._calls -= 1
-                self._idle.notify_all()
-
     def _choose(
         self,
         what: str,
@@ -371,27 +313,13 @@ class Served:
                 )
             self._idle.wait_for(lambda: not self._calls)
             self._check_attached()
+            self._slots.close()
             self._leave_base()
             forget_compiled(self._layers.values())
             self._adapters.clear()
             self._generator = None
             base, self._base = self._base, None
             return base
-
-    @contextlib.contextmanager
-    def _attached(self) -> Iterator[None]:
-        """Holds the lock over a bank that is not detached."""
-        with self._lock:
-            self._check_attached()
-            yield
-
-    def _hold(self) -> threading.RLock:
-        """What keeps others away while the base is called plainly."""
-        return self._lock
-
-    def _check_attached(self) -> None:
-        if self._base is None:
-            raise ValueError("The bank was detached; make a new one")
 
     def _unknown(self, names: Sequence[Any]) -> list[str]:
         """Says which names are not loaded, and what is."""
