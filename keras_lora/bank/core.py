@@ -23,7 +23,7 @@ from keras_lora.errors import raise_if
 from keras_lora.files.format import AdapterInfo
 from keras_lora.model import surgery
 from keras_lora.model.compiled import forget_compiled
-from keras_lora.model.fingerprint import by_path, is_sampled, layer_digests
+from keras_lora.model.fingerprint import digests_of, is_sampled
 from keras_lora.model.paths import structural_paths
 from keras_lora.model.surgery import Layer
 from keras_lora.rewrite.checks import not_a_base
@@ -69,9 +69,7 @@ class Served(HeldBase):
         unfit = probe(base, layers, self._inputs)
         limits = {p: k for p, k in limits.items() if p not in unfit.inputs}
         sampled = is_sampled(layers.values())
-        digests = by_path(
-            {p: layer_digests(la, sampled) for p, la in layers.items()}
-        )
+        digests = digests_of(layers, sampled)
         self._slots = Slots(layers, int(capacity))
         self._using: list[str | None] = []
         try:

@@ -15,6 +15,7 @@ from keras_lora.files.save import Outside, trained_outside, trained_variables
 from keras_lora.model import surgery
 from keras_lora.model.checks import differing
 from keras_lora.model.compiled import forget_compiled
+from keras_lora.model.fingerprint import Digests, is_sampled
 from keras_lora.model.paths import Layers, join, owner, structural_paths
 from keras_lora.model.surgery import Layer
 from keras_lora.rewrite.adapted import Adapted
@@ -66,12 +67,12 @@ def load_adapter(
     raise_if(what, served(found.walk))
     if found:
         check_alike(found, info, what)
-        problems = wrong_base(found.layers, info)
+        problems, digests = wrong_base(found.layers, info)
         raise_if(f"{what}: it belongs to another base", problems)
         layers = found.layers
     else:
-        layers = find_base(model, info, what)
-    return put(found, layers, info, tensors, head, what)
+        layers, digests = find_base(model, info, what)
+    return put(found, layers, info, tensors, head, what, digests)
 
 
 def put(
@@ -81,12 +82,16 @@ def put(
     tensors: dict[str, np.ndarray],
     head: bool,
     what: str,
+    digests: Digests | None = None,
 ) -> Any:
     """Puts what a file holds into a model, or leaves the model as it was.
 
-    `layers` are those of the file's base: adapted alike, or plain.
+    `layers` are those of the file's base: adapted alike, or plain. `digests`
+    are those of the plain layers' values, where the file's were looked for.
     """
     attached = not found
+    if info.base["sampled"] != is_sampled(layers.values()):
+        digests = None
     misfits: dict[str, list[str]] = {}
     if attached:
         raise_if(what, not_a_base(layers))
@@ -94,7 +99,7 @@ def put(
             info, layers, lambda path, method: method.widths(layers[path])
         )
         fitting = {p: s for p, s in info.layers.items() if p not in misfits}
-        attach(layers, fitting, set(info.trained))
+        attach(layers, fitting, set(info.trained), digests=digests)
     try:
         variables = trained_variables(layers)
         inner = {

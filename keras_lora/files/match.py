@@ -10,7 +10,13 @@ from keras_lora.methods import METHODS
 from keras_lora.methods.method import Method, Widths
 from keras_lora.model import surgery
 from keras_lora.model.checks import Shapes, other_shapes
-from keras_lora.model.fingerprint import by_path, layer_digests, other_base
+from keras_lora.model.fingerprint import (
+    Digests,
+    described,
+    hash_all,
+    other_base,
+    variables_of,
+)
 from keras_lora.model.paths import (
     Layers,
     join,
@@ -22,8 +28,14 @@ from keras_lora.model.surgery import Layer
 from keras_lora.rewrite.member import preview
 
 
-def find_base(model: Layer, info: AdapterInfo, what: str) -> Layers:
-    """The layers of the file's base: `model`, or a model within it."""
+def find_base(
+    model: Layer, info: AdapterInfo, what: str
+) -> tuple[Layers, Digests]:
+    """The layers of the file's base: `model`, or a model within it.
+
+    Returns:
+        The layers by path, and the digests that they were found by.
+    """
     named = {*info.layers, *info.trained}
     named.update(map(owner, info.base["variables"]))
     above = {p[:n] for p in named for n, c in enumerate(p) if c == "/"}
@@ -40,9 +52,9 @@ def find_base(model: Layer, info: AdapterInfo, what: str) -> Layers:
         inside = {p: la for p, la in paths.items() if p in named | above}
         rest = [la for p, la in paths.items() if p not in inside]
         chosen = inside if any(map(own_variables, rest)) else paths
-        problems = wrong_base(chosen, info)
+        problems, digests = wrong_base(chosen, info)
         if not problems:
-            return chosen
+            return chosen, digests
         tried.append(problems)
     fewest = min(tried, key=len)[:50]
     paths = structural_paths(model)
@@ -52,16 +64,28 @@ def find_base(model: Layer, info: AdapterInfo, what: str) -> Layers:
     raise AssertionError
 
 
-def wrong_base(layers: Layers, info: AdapterInfo) -> list[str]:
-    """Says how layers differ from the base that a file was trained on."""
-    digests = {
-        path: layer_digests(layer, info.base["sampled"])
-        for path, layer in layers.items()
-        if path not in info.trained
+def wrong_base(layers: Layers, info: AdapterInfo) -> tuple[list[str], Digests]:
+    """Says how layers differ from the base that a file was trained on.
+
+    Values are hashed only where the file has a variable like it.
+
+    Returns:
+        What is wrong, and the digests; all of them, where nothing is.
+    """
+    theirs = info.base["variables"]
+    here = variables_of(
+        {p: la for p, la in layers.items() if p not in info.trained}
+    )
+    digests = {path: [*described(v), ""] for path, v in here.items()}
+    alike = {
+        path: variable
+        for path, variable in here.items()
+        if theirs.get(path, [])[:2] == digests[path][:2]
     }
-    problems = other_base(info.base["variables"], by_path(digests))
+    digests |= hash_all(alike, info.base["sampled"])
+    problems = other_base(theirs, digests)
     missing = [p for p in (*info.layers, *info.trained) if p not in layers]
-    return problems + [f"{path}: no such layer" for path in missing]
+    return problems + [f"{path}: no such layer" for path in missing], digests
 
 
 def misfits_of(

@@ -13,7 +13,7 @@ from keras_lora.files.head import Head, find_head, named_head
 from keras_lora.files.labels import described_as, labels_misfit
 from keras_lora.files.record import OUTSIDE
 from keras_lora.model import surgery
-from keras_lora.model.fingerprint import by_path, differences, layer_digests
+from keras_lora.model.fingerprint import differences, digests_of
 from keras_lora.model.paths import Layers, join, own_variables, structural_paths
 from keras_lora.model.surgery import Layer
 from keras_lora.rewrite.adapted import Adapted
@@ -126,15 +126,16 @@ def gathered(
     adapted = Adapted(model)
     raise_if(what, adapted.problems + adapted.switched_off)
     base, found = adapted.base, adapted.layers
-    digests = {
-        path: layer_digests(layer, base.sampled)
-        for path, layer in found.items()
-        if path not in base.trained
+    frozen = {p: la for p, la in found.items() if p not in base.trained}
+    digests = digests_of(frozen, base.sampled)
+    expected = digests | {
+        join(path, name): entry
+        for path, layer in frozen.items()
+        for name, entry in (member_of(layer).digests or {}).items()
     }
-    expected = {p: member_of(found[p]).digests or digests[p] for p in digests}
     problems = [
         f"the base has changed since `inject`: {problem}"
-        for problem in differences(by_path(expected), by_path(digests))
+        for problem in differences(expected, digests)
     ]
     outside = find_outside(adapted, head)
     variables = {**trained_variables(found), **outside.variables()}
@@ -150,7 +151,7 @@ def gathered(
         "outside": list(outside.layers),
         "base": {
             "sampled": base.sampled,
-            "variables": by_path(digests),
+            "variables": digests,
             "outputs": outputs,
         },
     }

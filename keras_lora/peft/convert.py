@@ -9,7 +9,7 @@ import keras
 from keras_lora.errors import raise_if
 from keras_lora.files.format import inspect_adapter, record_of, write_adapter
 from keras_lora.files.load import load_adapter
-from keras_lora.model.fingerprint import by_path, is_sampled, layer_digests
+from keras_lora.model.fingerprint import digests_of, is_sampled
 from keras_lora.peft.as_file import read_as_file
 from keras_lora.peft.hub import find_backbone, read_backbone
 from keras_lora.peft.load import base_layers
@@ -38,10 +38,10 @@ def import_folder(
     except ValueError as error:
         raise ValueError(f"{what}: {error}") from error
     sampled = is_sampled(layers.values())
-    digests = {p: layer_digests(la, sampled) for p, la in layers.items()}
+    digests = digests_of(layers, sampled)
     outputs = keras.tree.flatten(getattr(layers[""], "outputs", None) or [])
     info, tensors = read_as_file(
-        folder, origin, by_path(digests), sampled, outputs, what, head
+        folder, origin, digests, sampled, outputs, what, head
     )
     write_adapter(output, tensors, record_of(info))
     return str(inspect_adapter(output))

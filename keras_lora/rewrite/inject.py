@@ -14,7 +14,12 @@ from keras_lora.methods.method import Config, Fill, Settings
 from keras_lora.model import surgery
 from keras_lora.model.checks import unbuilt
 from keras_lora.model.compiled import forget_compiled
-from keras_lora.model.fingerprint import is_sampled, layer_digests
+from keras_lora.model.fingerprint import (
+    Digests,
+    by_name,
+    digests_of,
+    is_sampled,
+)
 from keras_lora.model.paths import own_variables, structural_paths
 from keras_lora.model.surgery import Layer
 from keras_lora.rewrite.adapted import Adapted
@@ -112,10 +117,12 @@ def attach(
     settings: dict[str, Settings],
     trained: set[str],
     fill: Fill = lambda hosts: None,
+    digests: Digests | None = None,
 ) -> None:
     """Makes one adapted base of `layers`, or leaves them as they were.
 
     `settings` are those of each host, `fill` gives its weights first values.
+    `digests` are those of the layers, where they have just been taken.
     """
     guard_presets()
     base = Base(
@@ -125,6 +132,9 @@ def attach(
         trained=tuple(path for path in layers if path in trained),
         outputs=base_outputs(layers),
     )
+    if digests is None:
+        frozen = {p: la for p, la in layers.items() if p not in trained}
+        digests = digests_of(frozen, base.sampled)
     together = weakref.WeakSet(layers.values())
     try:
         for path, layer in layers.items():
@@ -137,7 +147,7 @@ def attach(
                     for name, variable in own_variables(layer).items()
                 }
             else:
-                mine.digests = layer_digests(layer, base.sampled)
+                mine.digests = by_name(digests, layer, path)
         fill({path: layers[path] for path in settings})
     except BaseException:
         for layer in layers.values():

@@ -19,7 +19,7 @@ from keras_lora.methods.host import AdapterHost
 from keras_lora.methods.method import Settings
 from keras_lora.model import surgery
 from keras_lora.model.classes import class_on, registered
-from keras_lora.model.fingerprint import layer_digests
+from keras_lora.model.fingerprint import digests_of
 from keras_lora.model.paths import join, own_variables, structural_paths
 from keras_lora.model.surgery import Layer
 from keras_lora.rewrite.membership import (
@@ -85,7 +85,7 @@ class Member:
         super().load_own_variables(store)  # type: ignore[misc]
         mine = member_of(self)
         if mine.path not in mine.base.trained:
-            mine.digests = layer_digests(self, mine.base.sampled)
+            mine.digests = digests_of({"": self}, mine.base.sampled)
 
 
 def raise_if_off(layer: Layer, what: str) -> None:
