@@ -76,7 +76,7 @@ class Trial:
             x = self.random_inputs(rows)
             for value in keras.tree.flatten(x):
                 value[changed] = 1 - value[changed]
-            after, moved = self.watched(x)
+            after, moved, _ = self.watched(x)
             if others_moved(outputs, moved, changed):
                 raise self.mixes(rows, mixing_layer(before, after, changed))
             for one, two in zip(before, after, strict=True):
@@ -98,8 +98,7 @@ class Trial:
             rows = self.telling_count()
             x = self.random_inputs(rows)
             try:
-                calls, short = self.watched(x)
-                outputs = self.run(x)
+                calls, short, outputs = self.watched(x)
             except Exception as error:
                 problem = problem or error
                 continue
@@ -155,30 +154,34 @@ class Trial:
     def try_adapters(self, hosts: Collection[str]) -> None:
         """Gives rows an adapter, at every size of batch that may matter."""
         for rows in self.batch_sizes():
-            for adapted in one_and_the_others(rows):
-                try:
-                    mixed = self.reaches_others(adapted)
-                except Exception as error:
-                    raise ValueError(
-                        f"AdapterBank was not made.\n- {self.base.name!r} does "
-                        f"not run with an adapter a row: {error}"
-                    ) from error
-                if mixed:
-                    raise self.mixes(rows, self.mixing_layer(adapted, hosts))
+            try:
+                adapted = self.reaching_others(rows)
+            except Exception as error:
+                raise ValueError(
+                    f"AdapterBank was not made.\n- {self.base.name!r} does "
+                    f"not run with an adapter a row: {error}"
+                ) from error
+            if adapted is not None:
+                raise self.mixes(rows, self.mixing_layer(adapted, hosts))
 
-    def reaches_others(self, adapted: np.ndarray) -> bool:
-        """Whether an adapter on some rows moves the output of any other."""
-        x, run = self.random_inputs(len(adapted)), self.runner
-        before = keras.tree.flatten(run(x, np.zeros(len(adapted), "int32")))
-        after = keras.tree.flatten(run(x, adapted.astype("int32")))
-        for pair in zip(before, after, strict=True):
-            one, two = (
-                ops.convert_to_numpy(y)[~adapted].astype("float32")
-                for y in pair
-            )
-            if not np.allclose(one, two, 1e-4, 1e-5, equal_nan=True):
-                return True
-        return False
+    def reaching_others(self, rows: int) -> np.ndarray | None:
+        """Rows whose adapter moves the output of any other, if there are."""
+        x = self.random_inputs(rows)
+        before = self.outputs(x, None)
+        for adapted in one_and_the_others(rows):
+            after = self.outputs(x, adapted.astype("int32"))
+            for one, two in zip(before, after, strict=True):
+                one, two = one[~adapted], two[~adapted]
+                if not np.allclose(one, two, 1e-4, 1e-5, equal_nan=True):
+                    return adapted
+        return None
+
+    def outputs(self, x: Any, ids: Any) -> list[np.ndarray]:
+        """What a batch gives, plain or with a slot a row."""
+        return [
+            ops.convert_to_numpy(y).astype("float32")
+            for y in keras.tree.flatten(self.runner(x, ids))
+        ]
 
     def mixing_layer(
         self, adapted: np.ndarray, hosts: Collection[str]
@@ -186,8 +189,8 @@ class Trial:
         """Where that happens, looked for where rows are told apart best."""
         for rows in one_and_the_others(self.telling_count())[0], adapted:
             x = self.random_inputs(len(rows))
-            before, _ = self.watched(x, np.zeros(len(rows), "int32"))
-            after, _ = self.watched(x, rows.astype("int32"))
+            before, *_ = self.watched(x, np.zeros(len(rows), "int32"))
+            after, *_ = self.watched(x, rows.astype("int32"))
             found = mixing_layer(before, after, rows, hosts)
             if found is not None:
                 return found
@@ -201,9 +204,13 @@ class Trial:
         ids = keras.Input((), dtype="int32", name=IDS)
         outputs = self.routed(self.inputs, ids)
         model = keras.Model(with_ids(self.inputs, ids), outputs)
-        return lambda x, ids: model.predict_on_batch(
-            with_ids(x, ids, self.inputs)
-        )
+
+        def run(x: Any, ids: Any) -> Any:
+            if ids is None:
+                ids = np.zeros(len(keras.tree.flatten(x)[0]), "int32")
+            return model.predict_on_batch(with_ids(x, ids, self.inputs))
+
+        return run
 
     def batch_sizes(self) -> list[int]:
         """2, 3, and the size of every other axis of the inputs."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import weakref
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -67,41 +68,67 @@ class Unfit:
         ]
 
 
-def in_short(nest: Any, rows: int) -> list[Rows]:
-    """The tensors of a nest; those of a loop that is traced are left out."""
-    found = []
-    for value in keras.tree.flatten(nest):
-        if value is None or isinstance(value, bool | int | float | str):
-            continue
+class InShort:
+    """The tensors of nests in short; each is looked at once.
+
+    What one layer gives is what the next one takes.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self._known: dict[int, tuple[Any, Rows | None]] = {}
+
+    def __call__(self, nest: Any) -> list[Rows]:
+        """Those of a loop that is traced, and empty ones, are left out."""
+        values = [
+            value
+            for value in keras.tree.flatten(nest)
+            if not isinstance(value, bool | int | float | str | None)
+        ]
+        found = [self._of(value) for value in values]
+        return [rows for rows in found if rows is not None]
+
+    def _of(self, value: Any) -> Rows | None:
+        alive, found = self._known.get(id(value), (None, None))
+        if alive is None or alive() is not value:
+            found = self._made(value)
+            with contextlib.suppress(TypeError):  # such as a number of numpy's
+                self._known[id(value)] = weakref.ref(value), found
+        return found
+
+    def _made(self, value: Any) -> Rows | None:
         try:
             array = np.asarray(ops.convert_to_numpy(value)).astype("float64")
         except Exception:
-            continue
-        apart = array.ndim > 0 and array.shape[0] % rows == 0 and array.size > 0
-        flat = array.reshape(rows if apart else 1, -1)
-        if flat.size:
-            numbers = np.stack([flat.mean(axis=1), flat.std(axis=1)], axis=1)
-            found.append(Rows(apart, numbers))
-    return found
+            return None
+        if not array.size:
+            return None
+        apart = array.ndim > 0 and array.shape[0] % self.rows == 0
+        flat = array.reshape(self.rows if apart else 1, -1)
+        numbers = np.stack([flat.mean(axis=1), flat.std(axis=1)], axis=1)
+        return Rows(apart, numbers)
 
 
 def watch(
     run: Callable[[], Any], layers: Layers, rows: int
-) -> tuple[list[Call], list[Rows]]:
-    """Gives all calls of layers in a run of so many rows, and what came out."""
+) -> tuple[list[Call], list[Rows], Any]:
+    """Gives all calls of layers in a run of so many rows, and what came out.
+
+    Returns:
+        The calls, and the outputs, in short and as they are.
+    """
     calls: list[Call] = []
+    in_short = InShort(rows)
 
     def seen(path: str, inputs: Any, outputs: Any) -> None:
-        calls.append(
-            Call(path, in_short(inputs, rows), in_short(outputs, rows))
-        )
+        calls.append(Call(path, in_short(inputs), in_short(outputs)))
 
     with contextlib.ExitStack() as watched:
         for path, layer in layers.items():
             show = functools.partial(seen, path)
             watched.callback(surgery.record_calls(layer, show))
         outputs = run()
-    return calls, in_short(outputs, rows)
+    return calls, in_short(outputs), outputs
 
 
 def others_moved(
