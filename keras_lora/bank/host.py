@@ -77,6 +77,9 @@ class BankHost(AdapterHost):
             raise
         return stack
 
+    def _takes_a_kernel(self) -> bool:
+        return False
+
     def adapted_product(self, x: Any, y: Any) -> Any:
         ids = self._ids(x)
         for stack in self._stacks_there(before_activation=True):

@@ -111,7 +111,7 @@ class DoRA(LinearLoRA):
         longer = self.kernel_matrix() * more
         return self._as_kernel(longer + self.update_matrix() * (1 + more))
 
-    def _has_one_product(self, x: Any) -> bool:
+    def _takes_a_kernel(self) -> bool:
         return False
 
 

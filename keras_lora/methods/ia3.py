@@ -97,7 +97,7 @@ class IA3Linear(LinearLoRA):
         more = self.scaled(ops.cast(y, "float32"), self.gain)
         return y + ops.cast(more, y.dtype)
 
-    def _has_one_product(self, x: Any) -> bool:
+    def _takes_a_kernel(self) -> bool:
         return False
 
 

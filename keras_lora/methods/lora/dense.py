@@ -13,6 +13,10 @@ from keras_lora.methods.lora.product import trained_product
 from keras_lora.methods.stack import of_rows, one_for_all
 from keras_lora.model import surgery
 
+PASSES = 4
+"""How much more a pass over the kernel, to form another, costs than one over
+the vectors, for skinny products (measured on a CPU)."""
+
 
 def repeated(weights: Any, times: Any) -> Any:
     """Each row's weights for each of its entries."""
@@ -104,7 +108,9 @@ class LinearLoRA(LowRank):
         return ops.einsum(split.scale_rows, y, by)
 
     def call(self, inputs: Any, training: Any = None) -> Any:
-        if not (training and self._has_one_product(inputs)):
+        if not training:
+            return self._inferred(inputs)
+        if not self._has_one_product(inputs):
             return self._adapted("call", inputs)
         split = self._split()
         y = trained_product(
@@ -122,19 +128,53 @@ class LinearLoRA(LowRank):
     def quantized_call(self, inputs: Any, training: Any = None) -> Any:
         return self._adapted("quantized_call", inputs)
 
-    def _has_one_product(self, x: Any) -> bool:
-        """Whether one product with `W + A B` is exact, and worth forming.
+    def _inferred(self, x: Any) -> Any:
+        """The output outside of training: one product where that pays."""
+        pays = self._takes_a_kernel() and self._pays_to_form(x)
+        if isinstance(pays, bool):
+            return self._formed(x) if pays else self._adapted("call", x)
+        return ops.cond(
+            pays, lambda: self._formed(x), lambda: self._adapted("call", x)
+        )
 
-        It is formed in float32, and pays where a row of the batch holds many
-        vectors. Dropout acts on the adapter's input alone.
+    def _formed(self, x: Any) -> Any:
+        """The host's own output with `W + A B` in the place of `W`."""
+        update = ops.matmul(self.lora_a, self.lora_b * self.lora_scale)
+        kernel = surgery.kernel_of(self) + self._as_kernel(update)
+        return self.host_call("call", x, overrides={surgery.KERNEL: kernel})
+
+    def _pays_to_form(self, x: Any) -> Any:
+        """Whether the batch has enough vectors; a tensor where that is open.
+
+        Forming passes over the kernel, skinny products over each vector.
         """
-        split = self._split()
+        size_in, size_out = self._sizes()
+        least = PASSES * size_in * size_out // (size_in + size_out)
+        lead = ops.shape(x)[: len(x.shape) - len(self._split().shape_in)]
+        vectors = math.prod(n for n in lead if isinstance(n, int))
+        for size in lead:
+            if not isinstance(size, int):
+                vectors = vectors * size
+        return vectors >= least
+
+    def _takes_a_kernel(self) -> bool:
+        """Whether one product with `W + A B`, in float32, is exact."""
         return (
-            split.plain
-            and not self.adapter_settings["dropout"]
+            self._split().plain
             and self.compute_dtype == "float32"
             and surgery.kernel_of(self).dtype == "float32"
-            and len(x.shape) - len(split.shape_in) >= 2
+        )
+
+    def _has_one_product(self, x: Any) -> bool:
+        """Whether that is so in training, and worth forming.
+
+        It pays where a row of the batch holds many vectors. Dropout acts on
+        the adapter's input alone.
+        """
+        return (
+            self._takes_a_kernel()
+            and not self.adapter_settings["dropout"]
+            and len(x.shape) - len(self._split().shape_in) >= 2
         )
 
 

@@ -1,0 +1,37 @@
+"""What the doors cost, as Markdown."""
+
+from typing import Any
+
+from benchmarks.markdown import spread, table, where
+
+
+def doors(result: dict[str, Any]) -> str:
+    """Each door against its floor, beside the code of before where it ran."""
+    sides = next(iter(result["bases"].values()))["sides"]
+    rows = []
+    for kind, found in result["bases"].items():
+        millions = f"{found['weights'] / 1e6:.0f} million"
+        for name in found["sides"]["now"]["seconds"]:
+            row = [f"{kind}, {millions}: {name}"]
+            for side in sides:
+                figures = found["sides"][side]
+                ratio = figures["ratio"].get(name)
+                row.append(spread(figures["seconds"][name]))
+                row.append(spread(ratio, 1) if ratio else "")
+            rows.append(row)
+    head = ["base: what"]
+    for side in sides:
+        head += [f"{side}, s", "over its floor"]
+    return "\n\n".join(
+        [
+            "## The doors",
+            "What it takes to `inject`, save, load (onto a base that is "
+            "adapted alike, and onto a plain one) and make a bank of a large "
+            "base. The floor of the first four is `hash`: BLAKE2b in one "
+            "thread over the base's values, which a fingerprint has to read. "
+            "That of a bank is the first prediction of a new model over the "
+            "base: one trace and one run.",
+            where(result, "python -m benchmarks.doors"),
+            table(head, rows),
+        ]
+    )
