@@ -43,6 +43,8 @@ class Call:
     path: str
     inputs: list[Rows]
     outputs: list[Rows]
+    empty: bool
+    """Whether it gives a tensor without any values."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,9 @@ def watch(
     in_short = InShort(rows)
 
     def seen(path: str, inputs: Any, outputs: Any) -> None:
-        calls.append(Call(path, in_short(inputs), in_short(outputs)))
+        tensors = keras.tree.flatten(outputs)
+        empty = any(0 in tuple(getattr(t, "shape", ())) for t in tensors)
+        calls.append(Call(path, in_short(inputs), in_short(outputs), empty))
 
     with contextlib.ExitStack() as watched:
         for path, layer in layers.items():
