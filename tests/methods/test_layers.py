@@ -630,3 +630,27 @@ def test_a_layer_may_be_called_on_a_variable_in_training():
     assert np.abs(numpy_of(model(x)) - before).max() > 1e-3
     model.compile("adam", "mse")
     model.fit(x, normal(2, 4), verbose=0)
+
+
+@pytest.mark.parametrize("make", ["dense", "einsum"])
+def test_many_vectors_give_what_few_do(make):
+    """Many are multiplied once, by a kernel that is formed for them."""
+    layer = {
+        "dense": keras_lora.LoRADense(4, rank=2, activation="tanh"),
+        "einsum": keras_lora.LoRAEinsumDense(
+            "abc,cde->abde", (None, 2, 2), rank=2, bias_axes="e"
+        ),
+    }[make]
+    x = normal(43, 3, 6)
+    by_hand(layer, x)
+    alone = [numpy_of(layer(x[n : n + 1])) for n in range(len(x))]
+    few, many = np.concatenate(alone), numpy_of(layer(x))
+    np.testing.assert_allclose(many, few, rtol=1e-5, atol=1e-5)
+    model = keras.Sequential([keras.Input((3, 6)), layer])
+    # The last batch, of 1, has too few.
+    y = model.predict(x, batch_size=6, verbose=0)
+    np.testing.assert_allclose(y, few, rtol=1e-5, atol=1e-5)
+    layer.lora_b.assign(0 * layer.lora_b)
+    plain = layer.host_call("call", ops.convert_to_tensor(x))
+    np.testing.assert_array_equal(numpy_of(layer(x)), numpy_of(plain))
+    assert np.abs(many - numpy_of(plain)).max() > 0.01

@@ -1,5 +1,7 @@
 """The digest of a base: alike for equal bases, and what it tells apart."""
 
+import hashlib
+
 import keras
 import numpy as np
 import pytest
@@ -96,3 +98,85 @@ def test_differences_name_each_variable_once():
     assert fingerprint.differences({"c": ours["c"]}, half) == [
         "c: dtype float16, expected float32"
     ]
+
+
+def wide():
+    """A base with a kernel that is hashed in another thread."""
+    base = keras.Sequential(
+        [keras.Input((600,)), keras.layers.Dense(600, name="wide")]
+    )
+    set_random(base.weights)
+    return base
+
+
+def change_in_place(variable):
+    """Changes one value, where the backend can without another array."""
+    if keras.backend.backend() == "torch":
+        variable.value.data[7, 7] += 1
+    elif keras.backend.backend() == "tensorflow":
+        change = np.zeros(variable.shape, "float32")
+        change[7, 7] = 1
+        variable.value.assign_add(change)
+    else:
+        value = np.array(variable.value)
+        value[7, 7] += 1
+        variable.assign(value)
+
+
+def test_many_variables_have_the_hashes_that_each_has(monkeypatch):
+    values = {"wide": normal(900, 500), "small": normal(3), "none": normal(0)}
+    variables = {name: variable(value) for name, value in values.items()}
+    expected = {
+        name: hashlib.blake2b(value.tobytes(), digest_size=8).hexdigest()
+        for name, value in values.items()
+    }
+    found = fingerprint.hash_all(variables, False)
+    assert {name: entry[2] for name, entry in found.items()} == expected
+    assert found["wide"][:2] == ["float32", [900, 500]]
+
+    def none_starts(*_):
+        raise RuntimeError("cannot schedule new futures after shutdown")
+
+    monkeypatch.setattr(fingerprint.ThreadPoolExecutor, "submit", none_starts)
+    assert fingerprint.hash_all(variables, False) == found
+
+
+def test_half_precision_is_hashed_as_it_lies_in_memory():
+    value = normal(40, 30)
+    made = variable(value, "bfloat16")
+    bits = (
+        value.view("uint32") + 0x7FFF + (value.view("uint32") >> 16 & 1)
+    ) >> 16
+    expected = hashlib.blake2b(bits.astype("uint16").tobytes(), digest_size=8)
+    assert fingerprint.digest(made, False)[2] == expected.hexdigest()
+
+
+def test_a_change_between_two_doors_is_noticed(tmp_path):
+    base, path = wide(), tmp_path / "task"
+    fill(keras_lora.inject(base, LoRAConfig(2)))
+    keras_lora.save_adapter(base, path)
+    keras_lora.load_adapter(base, path)
+    change_in_place(base.get_layer("wide").kernel)
+    with pytest.raises(ValueError, match="since `inject`: wide/kernel: other"):
+        keras_lora.save_adapter(base, tmp_path / "other")
+    with pytest.raises(ValueError, match="wide/kernel: other values"):
+        keras_lora.load_adapter(base, path)
+    keras_lora.eject(base)
+    with pytest.raises(ValueError, match="wide/kernel: other values"):
+        keras_lora.load_adapter(base, path)
+    bank = keras_lora.AdapterBank(base)
+    with pytest.raises(ValueError, match="wide/kernel: other values"):
+        bank.load("task", path)
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_load_adapter_attached_is_held_against_its_base(tmp_path):
+    """A loaded adapter's base is known by what was hashed to find it."""
+    base, path = wide(), tmp_path / "task"
+    keras_lora.save_adapter(fill(keras_lora.inject(base, LoRAConfig(2))), path)
+    outer = keras.Sequential([keras_lora.eject(base), keras.layers.ReLU()])
+    keras_lora.load_adapter(outer, path)
+    keras_lora.save_adapter(outer, tmp_path / "again")
+    change_in_place(base.get_layer("wide").kernel)
+    with pytest.raises(ValueError, match="since `inject`: wide/kernel: other"):
+        keras_lora.save_adapter(outer, path)

@@ -9,13 +9,9 @@ from keras import ops
 from keras_lora.methods.host import Setting
 from keras_lora.methods.lora.einsum import Split, split_equation
 from keras_lora.methods.lora.low_rank import LoRALayer, LowRank, register
-from keras_lora.methods.lora.product import trained_product
+from keras_lora.methods.lora.product import pays_to_form, trained_product
 from keras_lora.methods.stack import of_rows, one_for_all
 from keras_lora.model import surgery
-
-PASSES = 4
-"""How much more a pass over the kernel, to form another, costs than one over
-the vectors, for skinny products (measured on a CPU)."""
 
 
 def repeated(weights: Any, times: Any) -> Any:
@@ -130,7 +126,10 @@ class LinearLoRA(LowRank):
 
     def _inferred(self, x: Any) -> Any:
         """The output outside of training: one product where that pays."""
-        pays = self._takes_a_kernel() and self._pays_to_form(x)
+        if not self._takes_a_kernel():
+            return self._adapted("call", x)
+        lead = ops.shape(x)[: len(x.shape) - len(self._split().shape_in)]
+        pays = pays_to_form(lead, *self._sizes())
         if isinstance(pays, bool):
             return self._formed(x) if pays else self._adapted("call", x)
         return ops.cond(
@@ -142,20 +141,6 @@ class LinearLoRA(LowRank):
         update = ops.matmul(self.lora_a, self.lora_b * self.lora_scale)
         kernel = surgery.kernel_of(self) + self._as_kernel(update)
         return self.host_call("call", x, overrides={surgery.KERNEL: kernel})
-
-    def _pays_to_form(self, x: Any) -> Any:
-        """Whether the batch has enough vectors; a tensor where that is open.
-
-        Forming passes over the kernel, skinny products over each vector.
-        """
-        size_in, size_out = self._sizes()
-        least = PASSES * size_in * size_out // (size_in + size_out)
-        lead = ops.shape(x)[: len(x.shape) - len(self._split().shape_in)]
-        vectors = math.prod(n for n in lead if isinstance(n, int))
-        for size in lead:
-            if not isinstance(size, int):
-                vectors = vectors * size
-        return vectors >= least
 
     def _takes_a_kernel(self) -> bool:
         """Whether one product with `W + A B`, in float32, is exact."""

@@ -1,11 +1,15 @@
 """A product with a frozen kernel and its update, and its cheap gradient."""
 
+import math
 from typing import Any
 
 from keras import ops
 
 MIN_WIDTH_BY_ROW = 1024
 MAX_RANK_BY_ROW = 16
+PASSES = 4
+"""How much more a pass over the kernel, to form another, costs than one over
+the vectors, for skinny products; measured on a CPU."""
 
 
 def trained_product(x: Any, w: Any, a: Any, b: Any, scale: float) -> Any:
@@ -74,3 +78,25 @@ def gradient_of_a(x: Any, size_in: int, through_b: Any) -> Any:
     parts = ops.reshape(through_b, (batch, -1, rank))
     parts = ops.matmul(ops.transpose(parts, (0, 2, 1)), x)
     return ops.transpose(ops.sum(parts, axis=0))
+
+
+def pays_to_form(lead: tuple[Any, ...], size_in: int, size_out: int) -> Any:
+    """Whether `x (W + A B)` takes less time than `x W + (x A) B`.
+
+    Forming the kernel passes over all of it, skinny products over all of `x`.
+
+    Args:
+        lead: Axes of `x` before its last, ints, or tensors where a graph does
+            not know them.
+        size_in: Its last axis.
+        size_out: That of the output.
+
+    Returns:
+        A bool, or a tensor of one where an axis is one.
+    """
+    least = PASSES * size_in * size_out // (size_in + size_out)
+    vectors = math.prod(size for size in lead if isinstance(size, int))
+    for size in lead:
+        if not isinstance(size, int):
+            vectors = vectors * size
+    return vectors >= least
