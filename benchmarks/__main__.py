@@ -17,6 +17,7 @@ COMMANDS = {
     "train_step": ["benchmarks.train_step"],
     "scaling": ["benchmarks.scaling"],
     "rewriting": ["benchmarks.rewriting"],
+    "inference": ["benchmarks.inference"],
     "doors": ["benchmarks.doors"],
     "serving": ["benchmarks.serving"],
     "bank_on_tasks": ["benchmarks.bank_on_tasks", "--adapters", "app/adapters"],

@@ -1,4 +1,4 @@
-"""What the doors cost, as Markdown."""
+"""What the doors and predictions cost, as Markdown."""
 
 from typing import Any
 
@@ -33,5 +33,26 @@ def doors(result: dict[str, Any]) -> str:
             "base: one trace and one run.",
             where(result, "python -m benchmarks.doors"),
             table(head, rows),
+        ]
+    )
+
+
+def inference(result: dict[str, Any]) -> str:
+    """Predictions of an adapted model against its base's."""
+    rows = [
+        [
+            f"`{name}`",
+            *(spread(row["milliseconds"][s], 0) for s in ("base", "adapted")),
+            spread(row["ratio"]),
+        ]
+        for name, row in result["calls"].items()
+    ]
+    return "\n\n".join(
+        [
+            "## Predictions of an adapted model",
+            "An encoder with random weights, plain and with adapters on all "
+            "linear layers, compiled; neither merged nor in a bank.",
+            where(result, "python -m benchmarks.inference"),
+            table(["call", "base, ms", "adapted, ms", "ratio"], rows),
         ]
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import plots
-from benchmarks.doors_table import doors
+from benchmarks.doors_table import doors, inference
 from benchmarks.generation_table import generation
 from benchmarks.language_table import language_memory, perplexity
 from benchmarks.markdown import spread, table, where
@@ -478,6 +478,7 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "benchmarks/results/train_step.json": train_step,
     "benchmarks/results/scaling.json": scaling,
     "benchmarks/results/rewriting.json": rewriting,
+    "benchmarks/results/inference.json": inference,
     "benchmarks/results/doors.json": doors,
     "benchmarks/results/serving.json": serving,
     "benchmarks/results/generation.json": generation,
