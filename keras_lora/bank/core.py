@@ -13,7 +13,7 @@ import numpy as np
 from keras_lora.bank.adapter import ServedBase, read_adapter
 from keras_lora.bank.batches import Adapters, Names, names_of_rows
 from keras_lora.bank.generate import Generator
-from keras_lora.bank.held import SERVED, HeldBase
+from keras_lora.bank.held import PLAIN_CALLS, SERVED, HeldBase
 from keras_lora.bank.inputs import with_ids
 from keras_lora.bank.memory import LARGEST_RANK, MOST_SLOTS
 from keras_lora.bank.probe import probe
@@ -86,10 +86,13 @@ class Served(HeldBase):
 
     def _build_model(self) -> Any:
         ids = keras.Input((), dtype="int32", name="adapter_ids")
-        routed = Routed(self._base, lambda: self._slots.count, name="routed")
+        routed = Routed(
+            self._base, lambda: self._slots.count, self._hold, name="routed"
+        )
         outputs = routed(self._inputs, ids)
         model = keras.Model(with_ids(self._inputs, ids), outputs, name="bank")
         surgery.forbid_training(model, SERVED)
+        surgery.run_within(model, PLAIN_CALLS, self._hold)
         return model
 
     @property

@@ -11,7 +11,7 @@ import keras
 from keras_lora.bank.adapter import BankAdapter
 from keras_lora.bank.inputs import with_ids
 from keras_lora.bank.routing import Routed, only
-from keras_lora.bank.slots import fill
+from keras_lora.bank.rows import SlotRows
 from keras_lora.errors import raise_if
 from keras_lora.model import surgery
 from keras_lora.model.surgery import Layer
@@ -58,7 +58,9 @@ def export(
                 stack_key: host.new_stack(stack.kind, len(adapters) + 1)
                 for stack_key, stack in kept[key].items()
             }
-        fill(hosts, dict(enumerate(adapters, 1)))
+        rows = SlotRows(hosts)
+        for slot, adapter in enumerate(adapters, 1):
+            rows.write(slot, adapter.values)
         model = export_model(base, inputs, adapters)
         write(path, model, adapters)
     finally:

@@ -21,7 +21,7 @@ from keras_lora.bank.watch import (
 )
 from keras_lora.errors import raise_if
 from keras_lora.methods.lora import LORA, lora_class
-from keras_lora.methods.stack import Kind
+from keras_lora.methods.stack import Arrays, Kind, Stack
 from keras_lora.model.paths import Layers
 from keras_lora.model.surgery import Layer
 
@@ -257,11 +257,13 @@ def one_and_the_others(rows: int) -> tuple[np.ndarray, np.ndarray]:
 def fill_at_random(slots: Slots) -> None:
     """Puts random factors into slot 1 of every host."""
     rng = np.random.default_rng(0)
-    for host in slots.hosts.values():
-        stack = host.stacks[LORA.name]
-        values = {
-            name: rng.normal(size=variable.shape[1:]).astype("float32")
-            for name, variable in stack.variables.items()
+
+    def values(path: str, host: Any, stack: Stack) -> Arrays:
+        found = {
+            name: rng.normal(size=shape).astype("float32")
+            for name, shape in stack.shapes(host).items()
         }
-        values["lora_a"] /= np.sqrt(values["lora_a"].shape[0])
-        stack.write({1: values})
+        found["lora_a"] /= np.sqrt(found["lora_a"].shape[0])
+        return found
+
+    slots.rows.write(1, values)

@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_lora.methods.stack import OWN, Stack
 from keras_lora.model import surgery
+from keras_lora.model.compiled import Hold
 from keras_lora.model.surgery import Layer
 
 RowWeights: TypeAlias = dict[str, dict[str, dict[str, Any]]]
@@ -109,12 +110,26 @@ class Routed(keras.layers.Layer):
 
     A gather reads some slot for any id, even one out of range: such rows are
     clamped on the way in and turned into NaN on the way out.
+
+    Args:
+        base: The base.
+        slots: Tells how many slots there are.
+        hold: What keeps the slots from being written; a call that is compiled
+            needs it where it is run.
+        **kwargs: As for any layer.
     """
 
-    def __init__(self, base: Layer, slots: Callable[[], int], **kwargs: Any):
+    def __init__(
+        self,
+        base: Layer,
+        slots: Callable[[], int],
+        hold: Hold = contextlib.nullcontext,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.base = base
         self.slots = slots
+        self.hold = hold
 
     def compute_output_spec(self, inputs: Any, ids: Any, **_: Any) -> Any:
         return self.base.compute_output_spec(inputs)
@@ -122,7 +137,7 @@ class Routed(keras.layers.Layer):
     def call(self, inputs: Any, ids: Any) -> Any:
         ids = ops.cast(ids, "int32")
         valid = ops.logical_and(ids >= 0, ids < self.slots())
-        with route(ops.where(valid, ids, 0)):
+        with self.hold(), route(ops.where(valid, ids, 0)):
             outputs = self.base(inputs, training=False)
         return keras.tree.map_structure(lambda y: only(valid, y), outputs)
 

@@ -1,37 +1,91 @@
-"""Takes what rows need out of stacks, in one compiled call."""
+"""What sits in the slots of all stacks: read for rows, written for one slot."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
-import keras
+import numpy as np
 from keras import ops
 
+from keras_lora.bank.routing import RowWeights
+from keras_lora.methods.stack import Arrays, Stack
+from keras_lora.model.stacked import Stacked
 
-def taker() -> Callable[[Any, Any], Any]:
-    """A function of a structure of stacks and of ids: each row's own part.
-
-    It is compiled, once for each of the stacks' shapes: a model has many
-    stacks, and a call for each would cost more than what they copy.
-    """
-    backend = keras.backend.backend()
-    take = taken
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        take = tf.function(taken)
-    elif backend == "jax":
-        import jax
-
-        take = jax.jit(taken)
-
-    def of_rows(stacks: Any, ids: Any) -> Any:
-        # Values, in one list: variables and dicts are slow to hand over.
-        values = [ops.stop_gradient(v) for v in keras.tree.flatten(stacks)]
-        return keras.tree.pack_sequence_as(stacks, take(values, ids))
-
-    return of_rows
+Values: TypeAlias = Callable[[str, Any, Stack], Arrays | None]
+"""What goes into a slot of a stack, by the host's path and the host."""
+Place: TypeAlias = tuple[str, Any, Stack]
 
 
-def taken(stacks: list[Any], ids: Any) -> list[Any]:
-    """Each row's part of every tensor (slots, ...)."""
-    return [ops.take(stack, ids, axis=0) for stack in stacks]
+class SlotRows:
+    """The stacks of some hosts, as long as no stack is added or replaced."""
+
+    def __init__(self, hosts: dict[str, Any]) -> None:
+        places = [
+            (path, host, stack)
+            for path, host in hosts.items()
+            for stack in host.stacks.values()
+        ]
+        # Stacks that are read as a whole are written so, each by itself: most
+        # adapters leave them alone.
+        apart = [[place] for place in places if place[1].read_whole]
+        joint = [place for place in places if not place[1].read_whole]
+        self._groups = [Group(group) for group in (joint, *apart) if group]
+
+    def write(self, slot: int, values: Values) -> None:
+        """Sets a slot of all stacks, to nothing where nothing is."""
+        for group in self._groups:
+            group.write(slot, values)
+
+    def read(self, slots: list[int]) -> RowWeights:
+        """What is in some slots, gathered: a tensor (rows, ...) each."""
+        ids = ops.convert_to_tensor(slots, "int32")
+        found: RowWeights = {}
+        for group in self._groups:
+            group.read_into(found, ids)
+        return found
+
+
+class Group:
+    """Stacks whose slots are written in one call."""
+
+    def __init__(self, places: list[Place]) -> None:
+        self.places = places
+        self.stacked = Stacked(
+            {
+                (path, stack.kind.key, name): variable
+                for path, _, stack in places
+                for name, variable in stack.variables.items()
+            },
+            whole=[
+                (path, stack.kind.key, name)
+                for path, host, stack in places
+                for name in host.read_whole
+            ],
+        )
+
+    def write(self, slot: int, values: Values) -> None:
+        """Sets a slot; where it is empty and stays so, nothing is done."""
+        found = [values(*place) for place in self.places]
+        if not any(
+            mine is not None or slot in stack.used
+            for mine, (_, _, stack) in zip(found, self.places, strict=True)
+        ):
+            return
+        arrays = []
+        for mine, (_, _, stack) in zip(found, self.places, strict=True):
+            if mine is not None:
+                stack.used.add(slot)
+            arrays += [
+                np.zeros(variable.shape[1:], "float32")
+                if mine is None
+                else np.asarray(mine[name], "float32")
+                for name, variable in stack.variables.items()
+            ]
+        self.stacked.write(slot, arrays)
+        for mine, (_, _, stack) in zip(found, self.places, strict=True):
+            if mine is None:
+                stack.used.discard(slot)
+
+    def read_into(self, weights: RowWeights, ids: Any) -> None:
+        """Adds what is in some slots."""
+        for (path, key, name), value in self.stacked.read(ids).items():
+            weights.setdefault(path, {}).setdefault(key, {})[name] = value

@@ -3,13 +3,11 @@
 from collections import OrderedDict
 from typing import Any
 
-from keras import ops
-
 from keras_lora.bank.adapter import BankAdapter
 from keras_lora.bank.host import become_host, leave_bank, stack_class
 from keras_lora.bank.memory import is_out_of_memory, stack_bytes, too_many_bytes
 from keras_lora.bank.routing import RowWeights, Switch
-from keras_lora.bank.rows import taker
+from keras_lora.bank.rows import SlotRows
 from keras_lora.errors import raise_if
 from keras_lora.methods.lora import LORA, lora_class
 from keras_lora.methods.stack import Kind, Stack
@@ -31,12 +29,19 @@ class Slots:
         self.resident: OrderedDict[BankAdapter, int] = OrderedDict()
         self.pinned: BankAdapter | None = None
         self.cache_hits = self.cache_misses = 0
-        self._take = taker()
+        self._rows: SlotRows | None = None
 
     @property
     def count(self) -> int:
         """Number of slots, the base's included."""
         return self.capacity + 1
+
+    @property
+    def rows(self) -> SlotRows:
+        """What is in the slots; it compiles anew once stacks have grown."""
+        if self._rows is None:
+            self._rows = SlotRows(self.hosts)
+        return self._rows
 
     @property
     def room(self) -> int:
@@ -84,6 +89,7 @@ class Slots:
             host.put_stack(stack)
         self.hosts.update({path: self.layers[path] for path in fresh})
         if grown:
+            self._rows = None
             self.resident.clear()
             self.pin(self.pinned)
         return len(grown)
@@ -133,8 +139,8 @@ class Slots:
         there = [a for a in adapters if a in self.resident]
         new = [a for a in dict.fromkeys(adapters) if a not in self.resident]
         places = dict(zip(self._free(len(new), there), new, strict=True))
-        fill(self.hosts, places)
         for slot, adapter in places.items():
+            self.rows.write(slot, adapter.values)
             self.resident[adapter] = slot
         self.cache_hits += len(there)
         self.cache_misses += len(new)
@@ -144,13 +150,7 @@ class Slots:
 
     def weights_of(self, slots: list[int]) -> RowWeights:
         """The weights in some slots, gathered: a tensor (rows, ...) each."""
-        stacks = {
-            path: {key: dict(s.variables) for key, s in host.stacks.items()}
-            for path, host in self.hosts.items()
-        }
-        ids = ops.convert_to_tensor(slots, "int32")
-        found: RowWeights = self._take(stacks, ids)
-        return found
+        return self.rows.read(slots)
 
     def _free(self, count: int, kept: list[BankAdapter]) -> list[int]:
         """So many slots that nothing sits in, after the eldest left."""
@@ -176,20 +176,9 @@ class Slots:
         for host in self.hosts.values():
             leave_bank(host)
         self.hosts.clear()
+        self._rows = None
         self.resident.clear()
         self.pinned = None
-
-
-def fill(hosts: dict[str, Any], places: dict[int, BankAdapter]) -> None:
-    """Fills slots on every host, with nothing where nothing is."""
-    for path, host in hosts.items():
-        for stack in host.stacks.values():
-            stack.write(
-                {
-                    slot: adapter.values(path, host, stack)
-                    for slot, adapter in places.items()
-                }
-            )
 
 
 def declared_kinds(

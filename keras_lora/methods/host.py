@@ -50,6 +50,8 @@ class AdapterHost:
     """Names of the weights that LoRA+ trains at a higher rate."""
     fixed_weights: ClassVar[tuple[str, ...]] = ()
     """Names of the weights that are kept as they start."""
+    read_whole: ClassVar[tuple[str, ...]] = ()
+    """Names of the weights whose slots a bank does not read one by one."""
     not_mergeable: ClassVar[str] = ""
     """Why no kernel can take the adapter up; empty where one can."""
 

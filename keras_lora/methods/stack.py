@@ -3,12 +3,13 @@
 Slot 0 is the base: it stays zero. A slot that is zero adds exactly nothing.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 from keras import ops
+
+from keras_lora.model.stacked import slots_of
 
 Settings = dict[str, Any]
 """What one layer gets, as it stands in a file; `"method"` has the name."""
@@ -25,7 +26,7 @@ OWN = Own()
 
 def of_rows(weights: Any, ids: Any) -> Any:
     """Each row's own weights out of stacked ones, or those of one slot."""
-    return weights if ids is OWN else ops.take(weights, ids, axis=0)
+    return weights if ids is OWN else slots_of(weights, ids)
 
 
 def one_for_all(ids: Any) -> bool:
@@ -102,35 +103,6 @@ class Stack:
         """
         raise NotImplementedError
 
-    def write(self, values: Mapping[int, Arrays | None]) -> None:
-        """Fills or empties slots, all in one pass over each variable.
-
-        Args:
-            values: What goes into each slot, or None to empty it; a slot that
-                is empty already is left alone.
-        """
-        values = {
-            slot: value
-            for slot, value in values.items()
-            if value is not None or slot in self.used
-        }
-        if not values:
-            return
-        self.used.update(values)
-        slots = filled_up(list(values))
-        for name, variable in self.variables.items():
-            empty = np.zeros(variable.shape[1:], "float32")
-            filled = [values[slot] for slot in slots]
-            new = [empty if v is None else v[name] for v in filled]
-            variable.assign(
-                ops.scatter_update(
-                    ops.convert_to_tensor(variable),
-                    np.array(slots, "int32")[:, None],
-                    ops.convert_to_tensor(np.stack(new), "float32"),
-                )
-            )
-        self.used -= {slot for slot, v in values.items() if v is None}
-
     def gathered(self, ids: Any) -> dict[str, Any]:
         """The weights of each row, or of the one slot in force."""
         return {
@@ -139,10 +111,10 @@ class Stack:
         }
 
 
-def filled_up(slots: list[int]) -> list[int]:
-    """The slots, the last one repeated up to a power of two.
-
-    A backend that compiles for each number of them sees few numbers.
-    """
-    size = 1 << (len(slots) - 1).bit_length()
-    return slots + slots[-1:] * (size - len(slots))
+def filled_up(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Values with zeros after them along each axis, up to a shape."""
+    if values.shape == shape:
+        return values
+    filled = np.zeros(shape, values.dtype)
+    filled[tuple(map(slice, values.shape))] = values
+    return filled

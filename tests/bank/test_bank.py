@@ -670,18 +670,21 @@ class Failing(RuntimeError):
 
 
 def failing_write(monkeypatch, at):
-    """Makes the `at`th write to a slot from now on fail."""
-    from keras_lora.methods.stack import Stack
+    """Makes the next write to a slot end in the middle.
 
-    write, count = Stack.write, [0]
+    It leaves `at` values as they should be, and others as nobody wants them.
+    """
+    from keras_lora.model.stacked import Stacked
 
-    def failing(self, values):
-        count[0] += 1
-        if count[0] == at:
-            raise Failing
-        write(self, values)
+    write = Stacked.write
 
-    monkeypatch.setattr(Stack, "write", failing)
+    def failing(self, slot, values):
+        monkeypatch.setattr(Stacked, "write", write)
+        wrong = [v if n < at else v + 9 for n, v in enumerate(values)]
+        write(self, slot, wrong)
+        raise Failing
+
+    monkeypatch.setattr(Stacked, "write", failing)
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])

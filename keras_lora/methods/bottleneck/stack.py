@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 from keras import ops
 
 from keras_lora.methods.bottleneck.layer import (
@@ -16,6 +15,7 @@ from keras_lora.methods.stack import (
     Settings,
     Shapes,
     Stack,
+    filled_up,
     one_for_all,
 )
 from keras_lora.model import surgery
@@ -75,11 +75,12 @@ class BottleneckStack(Stack):
         return shapes
 
     def values(self, host: Any, settings: Settings, weights: Arrays) -> Arrays:
-        pad = self.kind.size - weights["down_bias"].shape[0]
+        kind, size = self.kind, self.kind.size
+        down, bias = weights["down_kernel"], weights["down_bias"][None]
         values = {
-            "down_kernel": np.pad(weights["down_kernel"], ((0, 0), (0, pad))),
-            "down_bias": np.pad(weights["down_bias"], (0, pad))[None],
-            "up_kernel": np.pad(weights["up_kernel"], ((0, pad), (0, 0))),
+            "down_kernel": filled_up(down, (kind.width_in, size)),
+            "down_bias": filled_up(bias, (1, size)),
+            "up_kernel": filled_up(weights["up_kernel"], (size, kind.width)),
             "up_bias": weights["up_bias"][None],
         }
         if self.kind.layer_norm:

@@ -1,7 +1,7 @@
 """LoRA on convolutions of one, two and three dimensions."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
@@ -21,6 +21,7 @@ class ConvLoRA(LowRank):
     groups: int
     filters: int
     data_format: str
+    read_whole: ClassVar[tuple[str, ...]] = ("lora_a",)
 
     def _sizes(self) -> tuple[int, int]:
         *window, filters = surgery.kernel_of(self).shape

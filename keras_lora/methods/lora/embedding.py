@@ -1,6 +1,6 @@
 """LoRA on tables: `Embedding`, and tied ones that project back."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
@@ -16,6 +16,7 @@ class EmbeddingLoRA(LowRank):
 
     input_dim: int
     output_dim: int
+    read_whole: ClassVar[tuple[str, ...]] = ("lora_a",)
 
     def _sizes(self) -> tuple[int, int]:
         return self.input_dim, self.output_dim

@@ -10,6 +10,7 @@ from keras_lora.errors import raise_if
 from keras_lora.methods.host import AdapterHost, Setting, Specs
 from keras_lora.methods.stack import one_for_all
 from keras_lora.model import surgery
+from keras_lora.model.stacked import slots_of
 from keras_lora.settings import positive_int, positive_number, share
 
 register = keras.saving.register_keras_serializable(package="keras_lora")
@@ -99,8 +100,8 @@ class LowRank(AdapterHost):
         x = ops.cast(x, "float32")
         if not one_for_all(ids):
             return self._rows_delta(x, a, b, ids)
-        h = self._project(x, ops.take(a, ids, axis=0))
-        return self._expand(h, ops.take(b, ids, axis=0))
+        h = self._project(x, slots_of(a, ids))
+        return self._expand(h, slots_of(b, ids))
 
     def delta_kernel(self) -> Any:
         """The update of the host's kernel, in its shape, in float32."""

@@ -2,10 +2,16 @@
 
 from typing import Any, ClassVar
 
-import numpy as np
 from keras import ops
 
-from keras_lora.methods.stack import Arrays, Kind, Settings, Shapes, Stack
+from keras_lora.methods.stack import (
+    Arrays,
+    Kind,
+    Settings,
+    Shapes,
+    Stack,
+    filled_up,
+)
 
 
 class LoRAStack(Stack):
@@ -28,10 +34,10 @@ class LoRAStack(Stack):
 
     def values(self, host: Any, settings: Settings, weights: Arrays) -> Arrays:
         scale = settings["alpha"] / settings["rank"]
-        pad = self.kind.size - settings["rank"]
+        a, b, size = weights["lora_a"], weights["lora_b"], self.kind.size
         return {
-            "lora_a": np.pad(weights["lora_a"], ((0, 0), (0, pad))),
-            "lora_b": np.pad(weights["lora_b"] * scale, ((0, pad), (0, 0))),
+            "lora_a": filled_up(a, (len(a), size)),
+            "lora_b": filled_up(b * scale, (size, b.shape[1])),
         }
 
     def apply(self, host: Any, x: Any, y: Any, ids: Any) -> Any:
