@@ -19,7 +19,7 @@ from keras_lora.files.labels import labels_misfit
 from keras_lora.files.match import misfits_of
 from keras_lora.methods import METHODS
 from keras_lora.methods.method import Method, Widths
-from keras_lora.methods.stack import Arrays, Kind, Stack
+from keras_lora.methods.stack import BASE_BAND, Arrays, Kind, Stack
 from keras_lora.model import surgery
 from keras_lora.model.fingerprint import other_base
 from keras_lora.model.paths import Layers, owner
@@ -63,6 +63,11 @@ class BankAdapter:
             for key, value in self.tensors.items()
             if not key.startswith("@")
         )
+
+    @functools.cached_property
+    def band(self) -> int:
+        """Up to which band its rows read stacks."""
+        return max((k.band for k in self.kinds.values()), default=BASE_BAND)
 
     @property
     def size(self) -> str:

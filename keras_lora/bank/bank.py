@@ -12,6 +12,7 @@ from keras_lora.bank.batches import (
     Adapters,
     Batch,
     Names,
+    band_of,
     padded,
     rows_of,
     spread,
@@ -125,7 +126,11 @@ class AdapterBank(SpeakingBank):
             return self._no_rows(x, next(iter(chosen.values()), None))
         results: list[Any] = [None] * rows
         whole = Batch(list(range(rows)), names)
-        for batch in whole.cut(batch_size, room, resident):
+        for batch in [
+            batch
+            for rows_of_band in whole.apart(chosen)
+            for batch in rows_of_band.cut(batch_size, room, resident)
+        ]:
             for part, features in self._forward(x, batch, chosen, batch_size):
                 spread(features, part, chosen, results)
         if not one:
@@ -149,7 +154,8 @@ class AdapterBank(SpeakingBank):
                 ids[:count] = self._slots_of(part.names, chosen)
                 taken = np.resize(part.rows, size)
                 inputs = with_ids(rows_of(x, taken), ids, self._inputs)
-                done.append((part, self._model.predict_on_batch(inputs)))
+                model = self._model_of(band_of(part.names, chosen))
+                done.append((part, model.predict_on_batch(inputs)))
             self._drop_replaced(chosen, batch.names)
         return done
 

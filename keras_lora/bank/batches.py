@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_lora.bank.adapter import BankAdapter
+from keras_lora.methods.stack import BASE_BAND
 
 Names = str | None | Sequence[str | None]
 Adapters = dict[str, BankAdapter]
@@ -19,6 +20,23 @@ class Batch:
 
     rows: list[int]
     names: list[str | None]
+
+    def apart(self, chosen: Adapters) -> list["Batch"]:
+        """Rows whose adapters are of one band each, the lowest first.
+
+        A wide adapter costs its own rows only then. Rows of the base go with
+        the narrowest.
+        """
+        bands = {name: adapter.band for name, adapter in chosen.items()}
+        low, *others = sorted({*bands.values()} - {BASE_BAND}) or [BASE_BAND]
+        if not others:
+            return [self]
+        parts = {band: Batch([], []) for band in (low, *others)}
+        for row, name in zip(self.rows, self.names, strict=True):
+            band = low if name is None else max(low, bands[name])
+            parts[band].rows.append(row)
+            parts[band].names.append(name)
+        return [part for part in parts.values() if part.rows]
 
     def cut(
         self, batch_size: int, room: int, resident: Collection[str] = ()
@@ -49,6 +67,12 @@ class Batch:
             if name is not None:
                 seen.add(name)
         return parts
+
+
+def band_of(names: Collection[str | None], chosen: Adapters) -> int:
+    """Up to which band the rows of adapters read stacks."""
+    bands = [chosen[name].band for name in {*names} if name is not None]
+    return max(bands, default=BASE_BAND)
 
 
 def padded(count: int, batch_size: int) -> int:

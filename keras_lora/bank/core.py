@@ -21,6 +21,7 @@ from keras_lora.bank.routing import Routed
 from keras_lora.bank.slots import Slots, declared_kinds
 from keras_lora.errors import raise_if
 from keras_lora.files.format import AdapterInfo
+from keras_lora.methods.stack import ALL_BANDS
 from keras_lora.model import surgery
 from keras_lora.model.compiled import forget_compiled
 from keras_lora.model.fingerprint import digests_of, is_sampled
@@ -67,14 +68,16 @@ class Served(HeldBase):
         self._adapters: Adapters = {}
         limits = declared_kinds(layers, rank, targets)
         unfit = probe(base, layers, self._inputs)
-        limits = {p: k for p, k in limits.items() if p not in unfit.inputs}
         sampled = is_sampled(layers.values())
         digests = digests_of(layers, sampled)
         self._slots = Slots(layers, int(capacity))
+        self._models: dict[int, Any] = {}
         self._using: list[str | None] = []
         try:
             self._take_base()
-            self._slots.provide(limits)
+            for kinds in limits:
+                fit = {p: k for p, k in kinds.items() if p not in unfit.inputs}
+                self._slots.provide(fit)
             self._model = self._build_model()
             outputs = list(self._model.outputs)
         except BaseException:
@@ -84,10 +87,32 @@ class Served(HeldBase):
         self._served = ServedBase(layers, digests, sampled, outputs, unfit)
         forget_compiled(layers.values())
 
-    def _build_model(self) -> Any:
+    def _model_of(self, band: int) -> Any:
+        """A model for rows that need no stack above a band: it reads none.
+
+        It runs as `model` does, and drops what it compiled as all models over
+        the base do.
+        """
+        if band >= self._slots.band:
+            return self._model
+        if band not in self._models:
+            self._models[band] = self._build_model(band)
+        model = self._models[band]
+        for setting in ("run_eagerly", "jit_compile"):
+            wanted = getattr(self._model, setting)
+            if getattr(model, setting) != wanted:
+                setattr(model, setting, wanted)
+                model.predict_function = None
+        return model
+
+    def _build_model(self, band: int = ALL_BANDS) -> Any:
         ids = keras.Input((), dtype="int32", name="adapter_ids")
         routed = Routed(
-            self._base, lambda: self._slots.count, self._hold, name="routed"
+            self._base,
+            lambda: self._slots.count,
+            self._hold,
+            band,
+            name="routed",
         )
         outputs = routed(self._inputs, ids)
         model = keras.Model(with_ids(self._inputs, ids), outputs, name="bank")
@@ -318,6 +343,7 @@ class Served(HeldBase):
             self._leave_base()
             forget_compiled(self._layers.values())
             self._adapters.clear()
+            self._models.clear()
             self._generator = None
             base, self._base = self._base, None
             return base

@@ -6,16 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_lora.bank.batches import Batch
+from keras_lora.bank.batches import Adapters, Batch
 from keras_lora.bank.generate import Generator
 from keras_lora.bank.prompts import Prompts, Tokens, Unsaid
 from keras_lora.bank.routing import RowWeights
 from keras_lora.model.compiled import Hold
-
-
-def no_weights(names: Sequence[str | None]) -> RowWeights:
-    """What the base needs beside itself."""
-    return {}
 
 
 @dataclass(frozen=True)
@@ -26,12 +21,14 @@ class Generation:
         generator: The language model.
         prompts: What it is asked.
         names: Each row's adapter.
+        chosen: What is loaded under these names.
         gather: Gives the weights of the rows of a batch, by their names.
     """
 
     generator: Generator
     prompts: Prompts
     names: list[str | None]
+    chosen: Adapters
     gather: Callable[[Sequence[str | None]], RowWeights]
 
     def run(self, batch_size: int) -> Tokens:
@@ -57,7 +54,12 @@ class Generation:
     def batches(self, rows: list[int], batch_size: int) -> list[Batch]:
         """Rows cut so that their adapters fit into the slots."""
         whole = Batch(rows, [self.names[row] for row in rows])
-        return whole.cut(batch_size, self.generator.slots.room)
+        room = self.generator.slots.room
+        return [
+            batch
+            for part in whole.apart(self.chosen)
+            for batch in part.cut(batch_size, room)
+        ]
 
     def step(
         self, prompts: Prompts, batch: Batch, limit: int, batch_size: int

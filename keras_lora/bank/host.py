@@ -2,10 +2,15 @@
 
 from typing import Any
 
-from keras_lora.bank.routing import Switch, ids_in_force, stacks_in_force
+from keras_lora.bank.routing import (
+    Switch,
+    band_in_force,
+    ids_in_force,
+    stacks_in_force,
+)
 from keras_lora.methods import METHODS
 from keras_lora.methods.host import AdapterHost
-from keras_lora.methods.lora import LORA, lora_class
+from keras_lora.methods.lora import lora_class
 from keras_lora.methods.stack import Kind, Stack
 from keras_lora.model import surgery
 from keras_lora.model.classes import class_on
@@ -87,14 +92,16 @@ class BankHost(AdapterHost):
         return y
 
     def _reverse_delta(self, x: Any) -> Any:
-        stack: Any = self.stacks[LORA.name]
-        return stack.apply_reverse(self, x, self._ids(x))
+        ids = self._ids(x)
+        stacks: list[Any] = self._stacks_there(before_activation=True)
+        return sum(stack.apply_reverse(self, x, ids) for stack in stacks)
 
     def _stacks_there(self, before_activation: bool) -> list[Stack]:
         return [
             stack
             for stack in self.stacks.values()
             if stack.before_activation == before_activation
+            and stack.kind.band <= band_in_force()
         ]
 
     def _ids(self, x: Any) -> Any:

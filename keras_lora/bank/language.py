@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from keras_lora.bank.batches import Adapters, Names
+from keras_lora.bank.batches import Adapters, Names, band_of
 from keras_lora.bank.completion import (
     Completion,
     completed,
@@ -15,7 +15,7 @@ from keras_lora.bank.completion import (
 )
 from keras_lora.bank.core import Served
 from keras_lora.bank.generate import Generator, language_model
-from keras_lora.bank.generation import Generation, no_weights, streamed
+from keras_lora.bank.generation import Generation, streamed
 from keras_lora.bank.prompts import read_prompts
 from keras_lora.bank.routing import RowWeights
 from keras_lora.errors import raise_if
@@ -246,10 +246,8 @@ class SpeakingBank(Served):
             names, chosen = self._choose(
                 "Nothing was generated", adapter, prompts.rows
             )
-        if adapter is None:
-            return Generation(generator, prompts, names, no_weights)
         gather = functools.partial(self._gather, chosen)
-        return Generation(generator, prompts, names, gather)
+        return Generation(generator, prompts, names, chosen, gather)
 
     def _generator_of(self, task: Any) -> Generator:
         """The language model over the base, and what it compiled."""
@@ -267,6 +265,8 @@ class SpeakingBank(Served):
     ) -> RowWeights:
         """The weights of rows' adapters, once they have been brought in."""
         with self._attached():
-            weights = self._slots.weights_of(self._slots_of(names, chosen))
+            slots = self._slots_of(names, chosen)
+            band = band_of(names, chosen)
+            weights = self._slots.weights_of(slots, band)
             self._drop_replaced(chosen, names)
             return weights

@@ -266,4 +266,4 @@ def fill_at_random(slots: Slots) -> None:
         found["lora_a"] /= np.sqrt(found["lora_a"].shape[0])
         return found
 
-    slots.rows.write(1, values)
+    slots.rows().write(1, values)

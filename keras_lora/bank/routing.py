@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import keras
 from keras import ops
 
-from keras_lora.methods.stack import OWN, Stack
+from keras_lora.methods.stack import ALL_BANDS, OWN, Stack
 from keras_lora.model import surgery
 from keras_lora.model.compiled import Hold
 from keras_lora.model.surgery import Layer
@@ -20,6 +20,7 @@ RowWeights: TypeAlias = dict[str, dict[str, dict[str, Any]]]
 
 class _Scope(threading.local):
     ids: Any = None
+    band: int = ALL_BANDS
     stacks: dict[int, dict[str, Stack]] | None = None
 
 
@@ -27,18 +28,19 @@ _SCOPE = _Scope()
 
 
 @contextlib.contextmanager
-def route(ids: Any) -> Iterator[None]:
+def route(ids: Any, band: int = ALL_BANDS) -> Iterator[None]:
     """Puts slots in force for the layers called inside, in this thread.
 
     The layers may sit in nested or subclassed models that pass nothing on.
-    The ids are int32 (rows,), each a valid slot.
+    The ids are int32 (rows,), each a valid slot; nothing of them is in stacks
+    above the band, which are not read.
     """
-    before = _SCOPE.ids
-    _SCOPE.ids = ids
+    before = _SCOPE.ids, _SCOPE.band
+    _SCOPE.ids, _SCOPE.band = ids, band
     try:
         yield
     finally:
-        _SCOPE.ids = before
+        _SCOPE.ids, _SCOPE.band = before
 
 
 @contextlib.contextmanager
@@ -71,6 +73,11 @@ def stacks_in_force(host: Layer) -> dict[str, Stack] | None:
 def ids_in_force() -> Any:
     """The innermost scope's ids, or None outside of any."""
     return _SCOPE.ids
+
+
+def band_in_force() -> int:
+    """Up to which band stacks are read."""
+    return _SCOPE.band
 
 
 class Switch:
@@ -116,6 +123,7 @@ class Routed(keras.layers.Layer):
         slots: Tells how many slots there are.
         hold: What keeps the slots from being written; a call that is compiled
             needs it where it is run.
+        band: Up to which band it reads stacks, or `BASE_BAND`.
         **kwargs: As for any layer.
     """
 
@@ -124,12 +132,13 @@ class Routed(keras.layers.Layer):
         base: Layer,
         slots: Callable[[], int],
         hold: Hold = contextlib.nullcontext,
+        band: int = ALL_BANDS,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.base = base
         self.slots = slots
-        self.hold = hold
+        self.hold, self.band = hold, band
 
     def compute_output_spec(self, inputs: Any, ids: Any, **_: Any) -> Any:
         return self.base.compute_output_spec(inputs)
@@ -137,7 +146,7 @@ class Routed(keras.layers.Layer):
     def call(self, inputs: Any, ids: Any) -> Any:
         ids = ops.cast(ids, "int32")
         valid = ops.logical_and(ids >= 0, ids < self.slots())
-        with self.hold(), route(ops.where(valid, ids, 0)):
+        with self.hold(), route(ops.where(valid, ids, 0), self.band):
             outputs = self.base(inputs, training=False)
         return keras.tree.map_structure(lambda y: only(valid, y), outputs)
 

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_lora.bank.routing import RowWeights
-from keras_lora.methods.stack import Arrays, Stack
+from keras_lora.methods.stack import ALL_BANDS, Arrays, Stack
 from keras_lora.model.stacked import Stacked
 
 Values: TypeAlias = Callable[[str, Any, Stack], Arrays | None]
@@ -16,13 +16,19 @@ Place: TypeAlias = tuple[str, Any, Stack]
 
 
 class SlotRows:
-    """The stacks of some hosts, as long as no stack is added or replaced."""
+    """The stacks of some hosts, as long as no stack is added or replaced.
 
-    def __init__(self, hosts: dict[str, Any]) -> None:
+    Args:
+        hosts: Hosts by path.
+        band: Up to which band stacks count.
+    """
+
+    def __init__(self, hosts: dict[str, Any], band: int = ALL_BANDS) -> None:
         places = [
             (path, host, stack)
             for path, host in hosts.items()
             for stack in host.stacks.values()
+            if stack.kind.band <= band
         ]
         # Stacks that are read as a whole are written so, each by itself: most
         # adapters leave them alone.

@@ -10,7 +10,13 @@ from keras_lora.bank.routing import RowWeights, Switch
 from keras_lora.bank.rows import SlotRows
 from keras_lora.errors import raise_if
 from keras_lora.methods.lora import LORA, lora_class
-from keras_lora.methods.stack import Kind, Stack
+from keras_lora.methods.stack import (
+    ALL_BANDS,
+    BASE_BAND,
+    Kind,
+    Stack,
+    largest_of,
+)
 from keras_lora.model.paths import Layers
 from keras_lora.targets import ALL_LINEAR, Targets, linear_targets
 
@@ -29,7 +35,7 @@ class Slots:
         self.resident: OrderedDict[BankAdapter, int] = OrderedDict()
         self.pinned: BankAdapter | None = None
         self.cache_hits = self.cache_misses = 0
-        self._rows: SlotRows | None = None
+        self._rows: dict[int, SlotRows] = {}
 
     @property
     def count(self) -> int:
@@ -37,11 +43,23 @@ class Slots:
         return self.capacity + 1
 
     @property
-    def rows(self) -> SlotRows:
-        """What is in the slots; it compiles anew once stacks have grown."""
-        if self._rows is None:
-            self._rows = SlotRows(self.hosts)
-        return self._rows
+    def band(self) -> int:
+        """The highest band of all stacks; `BASE_BAND` where there are none."""
+        bands = [
+            stack.kind.band
+            for host in self.hosts.values()
+            for stack in host.stacks.values()
+        ]
+        return max(bands, default=BASE_BAND)
+
+    def rows(self, band: int = ALL_BANDS) -> SlotRows:
+        """What is in the slots of stacks up to a band.
+
+        It compiles anew once stacks have grown.
+        """
+        if band not in self._rows:
+            self._rows[band] = SlotRows(self.hosts, band)
+        return self._rows[band]
 
     @property
     def room(self) -> int:
@@ -89,7 +107,7 @@ class Slots:
             host.put_stack(stack)
         self.hosts.update({path: self.layers[path] for path in fresh})
         if grown:
-            self._rows = None
+            self._rows.clear()
             self.resident.clear()
             self.pin(self.pinned)
         return len(grown)
@@ -140,7 +158,7 @@ class Slots:
         new = [a for a in dict.fromkeys(adapters) if a not in self.resident]
         places = dict(zip(self._free(len(new), there), new, strict=True))
         for slot, adapter in places.items():
-            self.rows.write(slot, adapter.values)
+            self.rows().write(slot, adapter.values)
             self.resident[adapter] = slot
         self.cache_hits += len(there)
         self.cache_misses += len(new)
@@ -148,9 +166,12 @@ class Slots:
             self.resident.move_to_end(adapter)
         return [self.resident[adapter] for adapter in adapters]
 
-    def weights_of(self, slots: list[int]) -> RowWeights:
-        """The weights in some slots, gathered: a tensor (rows, ...) each."""
-        return self.rows.read(slots)
+    def weights_of(self, slots: list[int], band: int) -> RowWeights:
+        """What stacks up to a band have in some slots: a tensor (rows, ...).
+
+        Nothing of these slots may be in stacks above it.
+        """
+        return self.rows(band).read(slots)
 
     def _free(self, count: int, kept: list[BankAdapter]) -> list[int]:
         """So many slots that nothing sits in, after the eldest left."""
@@ -176,19 +197,24 @@ class Slots:
         for host in self.hosts.values():
             leave_bank(host)
         self.hosts.clear()
-        self._rows = None
+        self._rows.clear()
         self.resident.clear()
         self.pinned = None
 
 
 def declared_kinds(
     layers: Layers, rank: int | None, targets: Targets | None
-) -> dict[str, Kind]:
-    """The stacks that a bank makes room for at once."""
+) -> list[dict[str, Kind]]:
+    """The stacks that a bank makes room for at once, band by band."""
     if rank is None and targets is None:
-        return {}
+        return []
     wanted = ALL_LINEAR if targets is None else targets
     paths, problems = linear_targets(layers, wanted, set(), lora_class)
     if targets is not None:
         raise_if("AdapterBank was not made", problems)
-    return {path: Kind(LORA.name, int(rank or 8)) for path in paths}
+    largest = Kind(LORA.name, int(rank or 8))
+    sizes = [largest_of(band) for band in range(largest.band)]
+    return [
+        {path: Kind(LORA.name, size) for path in paths}
+        for size in [*sizes, largest.size]
+    ]

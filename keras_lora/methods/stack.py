@@ -39,6 +39,15 @@ def places(ids: Any, weights: Any) -> Any:
     return ops.arange(weights.shape[0]) if ids is OWN else ids
 
 
+BASE_BAND, ALL_BANDS = -1, 1 << 30
+"""What of the stacks is read up to a band: none, or all."""
+
+
+def largest_of(band: int) -> int:
+    """The largest size in a band."""
+    return 16 << 2 * band
+
+
 @dataclass(frozen=True)
 class Kind:
     """What adapters must share to be stacked on one layer.
@@ -52,9 +61,25 @@ class Kind:
     size: int
 
     @property
+    def band(self) -> int:
+        """Sizes up to 16 are of band 0, up to 64 of 1, up to 256 of 2, ...
+
+        A wide adapter does not widen the slots of narrow ones.
+        """
+        band = 0
+        while largest_of(band) < self.size:
+            band += 1
+        return band
+
+    @property
     def key(self) -> str:
         """Kinds with one key differ in size only: the largest serves all."""
-        return self.method
+        return self.method + self.suffix
+
+    @property
+    def suffix(self) -> str:
+        """What a key ends in, so that each band has its own."""
+        return f":{self.band}" if self.band else ""
 
 
 @dataclass

@@ -282,10 +282,11 @@ def test_smaller_ranks_and_fewer_targets_fit_declared_ones(
     small = make_task(base, tmp_path / "s", lora(1, targets=["dense_1"]), x)
     with served(base, rank=3) as bank:
         calls = count_calls(base.layers[0])
+        bank.load("t0", tasks["t0"].path)
+        bank.predict(x, adapter="t0")
         bank.predict(x)
         warm = len(calls)
         bank.load("small", small.path)
-        bank.load("t0", tasks["t0"].path)
         names = ["small", "t0"] * 4
         got = bank.predict(x, adapter=names)
         assert_rows(got, names, {**tasks, "small": small}, None)

@@ -39,7 +39,8 @@ class BottleneckKind(Kind):
 
     @property
     def key(self) -> str:
-        return f"{self.method}:{self.activation}:{int(self.layer_norm)}"
+        form = f"{self.method}:{self.activation}:{int(self.layer_norm)}"
+        return form + self.suffix
 
 
 class BottleneckStack(Stack):
