@@ -155,6 +155,8 @@ def serving(result: dict[str, Any]) -> str:
             parts.append(swapping(row["swapping"]))
     if "skewed" in result:
         parts.append(skewed(result["skewed"]))
+    if "wide_row" in result:
+        parts.append(wide_row(result["wide_row"], result["settings"]))
     return "\n\n".join(parts)
 
 
@@ -176,11 +178,30 @@ def swapping(row: dict[str, Any]) -> str:
 
 def skewed(row: dict[str, Any]) -> str:
     """More adapters than slots."""
+    beside = ""
+    if "over_all_resident" in row:
+        beside = (
+            f" That is {spread(row['over_all_resident'])} times what a bank "
+            "does in which all of them are resident."
+        )
     return (
         f"With {row['loaded']:,} adapters loaded over {row['capacity']} slots "
         "and a skewed choice of names (popularity falls as the rank to the "
         f"power 1.2): {row['requests_a_second']:.0f} requests a second, "
         f"{row['hit_rate']:.0%} of the adapters asked for were resident."
+        + beside
+    )
+
+
+def wide_row(row: dict[str, Any], settings: dict[str, Any]) -> str:
+    """Rows of the base, and one wide row among narrow ones."""
+    return (
+        "A batch without any adapter, from a bank that holds some, took "
+        f"{spread(row['no_adapter_over_base'])} times as long as from the "
+        f"plain base. A batch with one row of rank {row['wide']} among rows "
+        f"of rank {settings['rank']} took "
+        f"{spread(row['one_wide_over_narrow'])} times as long as with all "
+        f"rows of rank {settings['rank']}."
     )
 
 

@@ -4,54 +4,24 @@ For each number of adapters, all of them resident: a mixed batch (each row its
 own adapter) against a batch of the plain base, alternated; a switch to a
 resident adapter, `load` from a file and bringing in a slot; 64 requests of 64
 adapters against one model whose weights are swapped for each; bytes an
-adapter. Then 1,000 adapters over 16 slots with a skewed choice of names.
+adapter. Then 1,000 adapters over 16 slots with a skewed choice of names,
+beside a bank with a slot for each; and `benchmarks.wide_row`.
 
-    python -m benchmarks.serving [--json FILE]
+    python -m benchmarks.serving [--quick] [--json FILE]
 """
 
 import argparse
 import json
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import keras_lora
+from benchmarks.bank_parts import FILES, fresh, make_files, milliseconds
 from benchmarks.train_step import add_settings, batch, build, describe, spread
-
-FILES = 4
-"""Different adapter files; more names than these share contents."""
-
-
-def milliseconds(act: Callable[[], Any]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    act()
-    return 1e3 * (time.perf_counter() - start)
-
-
-def make_files(base: Any, folder: Path, rank: int) -> list[Path]:
-    """Adapters on all linear layers, with random values."""
-    rng = np.random.default_rng(0)
-    paths = []
-    for number in range(FILES):
-        keras_lora.inject(base, keras_lora.LoRAConfig(rank=rank))
-        for variable in base.trainable_weights:
-            variable.assign(0.02 * rng.normal(size=variable.shape))
-        paths.append(folder / f"{number}.safetensors")
-        keras_lora.save_adapter(base, paths[-1])
-        keras_lora.eject(base)
-    return paths
-
-
-def fresh(options: argparse.Namespace, weights: list[Any]) -> Any:
-    """A new base with the weights that the adapters belong to."""
-    base, _ = build(options)
-    base.set_weights(weights)
-    return base
+from benchmarks.wide_row import wide_row
 
 
 def serve(
@@ -71,6 +41,8 @@ def serve(
         milliseconds(lambda i=i, name=name: bank.load(name, files[i % FILES]))
         for i, name in enumerate(names)
     ]
+    first = milliseconds(lambda: bank.adapter_ids(names[:1]))
+    bank.load(names[0], files[0])  # leaves its slot
     brought = [
         milliseconds(lambda name=name: bank.adapter_ids([name]))
         for name in names
@@ -106,6 +78,7 @@ def serve(
         "mixed_over_base": spread(np.array(mixed) / np.array(alone)),
         "switch_ms": spread(switches),
         "load_ms": spread(loads[len(loads) // 2 :]),
+        "first_bring_in_ms": first,
         "bring_in_ms": spread(brought[len(brought) // 2 :]),
         "host_bytes_over_tensors": row.host_bytes / tensors,
         "slot_bytes_over_tensors": (row.resident_bytes - row.padding_bytes)
@@ -176,38 +149,54 @@ def against_swapping(
 def skewed(
     options: argparse.Namespace, files: list[Path], weights: list[Any]
 ) -> dict[str, Any]:
-    """Many more adapters than slots; popular names are asked for often."""
+    """Many more adapters than slots; popular names are asked for often.
+
+    A bank in which all of them stay resident answers the same batches.
+    """
     x, _ = batch(options)
-    base = fresh(options, weights)
-    bank = keras_lora.AdapterBank(
-        base, 16, rank=options.rank, targets="all-linear"
-    )
     n = options.loaded
-    for number in range(n):
-        bank.load(f"task-{number}", files[number % FILES])
+    banks = {
+        key: keras_lora.AdapterBank(
+            fresh(options, weights),
+            slots,
+            rank=options.rank,
+            targets="all-linear",
+        )
+        for key, slots in (("few", 16), ("all", n))
+    }
+    names = [f"task-{number}" for number in range(n)]
+    for bank in banks.values():
+        for number, name in enumerate(names):
+            bank.load(name, files[number % FILES])
+    banks["all"].adapter_ids(names)
     rng = np.random.default_rng(0)
     popularity = 1 / np.arange(1, n + 1) ** 1.2
     popularity /= popularity.sum()
-
-    def choose() -> list[str]:
-        chosen = rng.choice(n, options.batch, p=popularity)
-        return [f"task-{number}" for number in chosen]
-
-    for _ in range(5):
-        bank.predict(x, adapter=choose(), batch_size=options.batch)
-    before, asked = bank.brought_in, 0
-    start = time.perf_counter()
-    for _ in range(options.rounds):
-        names = choose()
-        asked += len(set(names))
-        bank.predict(x, adapter=names, batch_size=options.batch)
-    seconds = time.perf_counter() - start
-    misses = bank.brought_in - before
-    bank.detach()
+    times: dict[str, list[float]] = {key: [] for key in banks}
+    before = asked = 0
+    for number in range(5 + 2 * options.rounds):
+        if number == 5:
+            before = banks["few"].cache_misses
+        chosen = [names[i] for i in rng.choice(n, options.batch, p=popularity)]
+        for key, bank in banks.items():
+            taken = milliseconds(
+                lambda bank=bank, chosen=chosen: bank.predict(
+                    x, adapter=chosen, batch_size=options.batch
+                )
+            )
+            if number >= 5:
+                times[key].append(taken)
+        asked += len(set(chosen)) if number >= 5 else 0
+    misses = banks["few"].cache_misses - before
+    for bank in banks.values():
+        bank.detach()
+    few, all_in = (np.array(times[key]) for key in ("few", "all"))
     return {
         "loaded": n,
         "capacity": 16,
-        "requests_a_second": options.batch * options.rounds / seconds,
+        "requests_a_second": 1e3 * options.batch / few.mean(),
+        "requests_a_second_all_resident": 1e3 * options.batch / all_in.mean(),
+        "over_all_resident": spread(all_in / few),
         "adapters_asked_for": asked,
         "brought_in": misses,
         "hit_rate": 1 - misses / asked,
@@ -254,6 +243,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         if options.loaded:
             result["skewed"] = skewed(options, files, weights)
             print(result["skewed"], flush=True)
+        if options.wide:
+            result["wide_row"] = wide_row(options, files, weights)
+            print(result["wide_row"], flush=True)
     return result
 
 
@@ -266,7 +258,11 @@ def main() -> None:
     )
     parser.add_argument("--against-swapping", type=int, default=64)
     parser.add_argument("--loaded", type=int, default=1000)
+    parser.add_argument("--wide", type=int, default=128)
+    parser.add_argument("--quick", action="store_true", help="few rounds")
     options = parser.parse_args()
+    if options.quick:
+        options.rounds, options.adapters, options.loaded = 5, [16], 64
     result = measure(options)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n")

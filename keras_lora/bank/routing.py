@@ -121,8 +121,8 @@ class Routed(keras.layers.Layer):
     Args:
         base: The base.
         slots: Tells how many slots there are.
-        hold: What keeps the slots from being written; a call that is compiled
-            needs it where it is run.
+        hold: What keeps the slots from being written while it runs eagerly;
+            who compiles it takes care where that is run.
         band: Up to which band it reads stacks, or `BASE_BAND`.
         **kwargs: As for any layer.
     """
@@ -146,7 +146,9 @@ class Routed(keras.layers.Layer):
     def call(self, inputs: Any, ids: Any) -> Any:
         ids = ops.cast(ids, "int32")
         valid = ops.logical_and(ids >= 0, ids < self.slots())
-        with self.hold(), route(ops.where(valid, ids, 0), self.band):
+        # Who traces may hold what another one, who holds the bank, waits for.
+        hold = contextlib.nullcontext if surgery.is_traced(ids) else self.hold
+        with hold(), route(ops.where(valid, ids, 0), self.band):
             outputs = self.base(inputs, training=False)
         return keras.tree.map_structure(lambda y: only(valid, y), outputs)
 
