@@ -28,6 +28,7 @@ from keras_lora.rewrite import (
     merge,
     summary,
 )
+from keras_lora.split import split
 from keras_lora.version import __version__ as __version__
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "merge",
     "save_adapter",
     "save_peft",
+    "split",
     "summary",
 ]
 

@@ -19,6 +19,7 @@ ROOMS = {
         "methods",
         "rewrite",
         "files",
+        "split",
         "peft",
         "bank",
         "serve",

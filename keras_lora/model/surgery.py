@@ -3,10 +3,11 @@
 Each function names the law of the design that fails without it.
 """
 
+import contextlib
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
@@ -349,6 +350,72 @@ def graph_node(tensor: Any) -> Any:
 def graph_arguments(tensor: Any) -> tuple[Any, ...]:
     """What the operation that made a symbolic tensor was called with."""
     return tuple(graph_node(tensor).arguments.args)
+
+
+def graph_operations(model: Layer) -> list[Any]:
+    """What a model with a graph runs: its calls, in an order that works."""
+    graph = model._functional if is_sequential(model) else model
+    depths = sorted(graph._nodes_by_depth, reverse=True)
+    return [node for depth in depths for node in graph._nodes_by_depth[depth]]
+
+
+def graph_outputs(model: Layer) -> Any:
+    """A model's symbolic outputs in the structure that it gives."""
+    graph = model._functional if is_sequential(model) else model
+    return graph._outputs_struct
+
+
+def is_sequential(model: Layer) -> bool:
+    """Whether a model is a `Sequential`."""
+    return isinstance(model, keras.Sequential)
+
+
+def runs_its_graph(model: Layer) -> bool:
+    """Whether a call of a model is a run through its graph and no more.
+
+    A class may have a graph and a `call` of its own.
+    """
+    calls = (Functional.call, keras.Sequential.call)
+    return has_graph(model) and type(model).call in calls
+
+
+def is_random(layer: Any) -> bool:
+    """Whether an operation has a seed of its own, such as `Dropout`."""
+    return bool(getattr(layer, "_seed_generators", ()))
+
+
+def mask_of(tensor: Any) -> Any:
+    """The Keras mask on a tensor, or None."""
+    return get_keras_mask(tensor)
+
+
+def put_mask(tensor: Any, mask: Any) -> None:
+    """Puts a Keras mask on a tensor."""
+    set_keras_mask(tensor, mask)
+
+
+@contextlib.contextmanager
+def named_apart(operations: Iterable[Any]) -> Iterator[bool]:
+    """Gives operations of equal names different ones for the while.
+
+    A graph refuses equal names; two models that become one may have them.
+    Tells whether there were any.
+    """
+    own, taken = [], set()
+    for operation in {id(each): each for each in operations}.values():
+        name, number = operation.name, 0
+        while name in taken:
+            number += 1
+            name = f"{operation.name}_{number}"
+        taken.add(name)
+        if name != operation.name:
+            own.append((operation, operation.name))
+            operation.name = name
+    try:
+        yield bool(own)
+    finally:
+        for operation, name in own:
+            operation.name = name
 
 
 def has_graph(model: Layer) -> bool:

@@ -1,0 +1,3 @@
+"""What cannot change is computed once: a model in two parts."""
+
+from keras_lora.split.split import split
