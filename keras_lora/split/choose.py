@@ -29,6 +29,7 @@ class Cut:
         calls: All calls, each after those it needs.
         first: Those that train and need nothing that does.
         later: Ids of the calls that training has to repeat.
+        light: Ids of those with no weights, to which none with weights lead.
     """
 
     def __init__(self, outputs: list[Tensor], variables: list[Any]) -> None:
@@ -36,6 +37,7 @@ class Cut:
         self.calls = calls_to(outputs)
         self.first: list[Call] = []
         self.later: set[int] = set()
+        self.light: set[int] = set()
         training = {id(variable) for variable in variables}
         for call in self.calls:
             follows = any(self.is_later(t) for t in call.input_tensors)
@@ -44,6 +46,9 @@ class Cut:
                 follows = True
             if follows:
                 self.later.add(id(call))
+            before = {id(maker(t)) for t in call.input_tensors}
+            if before <= self.light and not has_weights(call):
+                self.light.add(id(call))
 
     def is_later(self, tensor: Tensor) -> bool:
         """Whether training has to compute a tensor again."""
@@ -70,7 +75,8 @@ class Cut:
         """Moves the cut ahead where less crosses there.
 
         A cast, a broadcast mask and the like are done again from what they
-        were made of. So is dropout that stands at the cut.
+        were made of. So is dropout that stands at the cut, and what is made
+        of the inputs alone with no weights.
         """
         while any(self.moved(tensor) for tensor in self.crossing):
             pass
@@ -78,7 +84,7 @@ class Cut:
     def moved(self, tensor: Tensor) -> bool:
         """Moves the call that made a tensor to the later part, if it pays."""
         call = maker(tensor)
-        if call.is_input or getattr(call.operation, "weights", None):
+        if call.is_input or has_weights(call):
             return False
         crossing = {id(t): t for t in self.crossing}
         saved = sum(size(t) for t in call.outputs if id(t) in crossing)
@@ -87,8 +93,8 @@ class Cut:
             for t in with_masks(call.input_tensors)
             if id(t) not in crossing
         )
-        pays = added < saved
-        if pays or (added == saved and surgery.is_random(call.operation)):
+        level = surgery.is_random(call.operation) or id(call) in self.light
+        if added < saved or (added == saved and level):
             self.later.add(id(call))
             return True
         return False
@@ -98,6 +104,11 @@ class Cut:
         makers = [maker(tensor) for tensor in tensors]
         self.later.update(id(call) for call in makers if not call.is_input)
         return not any(call.is_input for call in makers)
+
+
+def has_weights(call: Call) -> bool:
+    """Whether what is called has weights."""
+    return bool(getattr(call.operation, "weights", None))
 
 
 def trains(operation: Any, training: set[int]) -> bool:

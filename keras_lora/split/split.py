@@ -11,7 +11,7 @@ from keras_lora.model.checks import unbuilt
 from keras_lora.model.paths import Layers, snake_case, structural_paths
 from keras_lora.model.surgery import Layer
 from keras_lora.rewrite.checks import served
-from keras_lora.split.choose import Cut, without_rows
+from keras_lora.split.choose import Cut, has_weights, without_rows
 from keras_lora.split.graph import (
     Call,
     Tensor,
@@ -123,7 +123,7 @@ def not_to_cut(model: Any) -> list[str]:
 
 def nothing_to_gain(cut: Cut, paths: Layers) -> list[str]:
     """Says which layers leave nothing to be computed once."""
-    if any(getattr(call.operation, "weights", ()) for call in cut.earlier):
+    if any(map(has_weights, cut.earlier)):
         return []
     if not cut.first:
         return ["nothing that trains leads to an output"]
@@ -258,7 +258,7 @@ def warn_of_noise(cut: Cut, paths: Layers) -> None:
         for call in cut.earlier
         if surgery.is_random(call.operation)
         and not isinstance(call.operation, DROPOUTS)
-        and not getattr(call.operation, "weights", ())
+        and not has_weights(call)
     ]
     if noisy:
         warnings.warn(
