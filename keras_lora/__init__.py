@@ -28,7 +28,7 @@ from keras_lora.rewrite import (
     merge,
     summary,
 )
-from keras_lora.split import split
+from keras_lora.split import precompute, split
 from keras_lora.version import __version__ as __version__
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "load_peft",
     "lora_plus",
     "merge",
+    "precompute",
     "save_adapter",
     "save_peft",
     "split",

@@ -92,6 +92,8 @@ def split(model: Any) -> tuple[Any, Any]:
     raise_if(ACTION, nothing_to_gain(cut, paths))
     cut.lighten()
     frozen, crossing = frozen_part(model, cut, paths)
+    if keras.backend.backend() == "tensorflow":
+        frozen.jit_compile = False  # XLA compiles anew for every length
     warn_of_noise(cut, paths)
     return frozen, trainable_part(model, cut, crossing, outputs)
 

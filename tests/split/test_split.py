@@ -179,7 +179,9 @@ def test_a_mask_that_a_later_layer_reads_comes_along():
     base.trainable = False
     outer = keras.Input((models.STEPS,), dtype="int32")
     y = layers.Dense(5)(base(outer))
-    model = keras.Model(outer, layers.Dense(1)(layers.LSTM(4, return_sequences=True)(y)))
+    model = keras.Model(
+        outer, layers.Dense(1)(layers.LSTM(4, return_sequences=True)(y))
+    )
     x, labels = models.padded_words(), normal(models.ROWS, models.STEPS, 1)
     parts = frozen, trainable = keras_lora.split(model)
     assert difference(parts_of(parts, x), outputs_of(model, x)) < 1e-6
