@@ -196,7 +196,8 @@ class Precomputed(keras.utils.PyDataset):
         for number, bucket in enumerate(self._buckets):
             owner[bucket.rows] = number
             place[bucket.rows] = np.arange(len(bucket.rows))
-        ends = [] if self._layout.padded else np.flatnonzero(np.diff(owner)) + 1
+        whole = self._layout.padded
+        ends = np.flatnonzero(np.diff(owner))[: 0 if whole else None] + 1
         batches = [
             Rows(tuple(parts_of(owner[rows], place[rows])))
             for run in np.split(np.arange(self.rows), ends)

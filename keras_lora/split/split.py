@@ -8,18 +8,12 @@ import keras
 from keras_lora.errors import raise_if, shorten
 from keras_lora.model import surgery
 from keras_lora.model.checks import unbuilt
-from keras_lora.model.paths import Layers, snake_case, structural_paths
+from keras_lora.model.paths import Layers, structural_paths
 from keras_lora.model.surgery import Layer
 from keras_lora.rewrite.checks import served
 from keras_lora.split.choose import Cut, has_weights, without_rows
-from keras_lora.split.graph import (
-    Call,
-    Tensor,
-    again,
-    calls_to,
-    maker,
-    written_out,
-)
+from keras_lora.split.graph import Tensor, again, calls_to, maker, written_out
+from keras_lora.split.names import feature_names, names_of
 
 ACTION = "split: nothing was split"
 DROPOUTS = (
@@ -140,46 +134,6 @@ def nothing_to_gain(cut: Cut, paths: Layers) -> list[str]:
             "weights comes before it"
         )
     return problems
-
-
-def names_of(calls: list[Call], paths: Layers) -> list[str]:
-    """A name for each call that is the same in every process.
-
-    A layer's, an input's too, is its structural path.
-    """
-    path_of = {id(layer): path for path, layer in paths.items()}
-    taken: set[str] = set()
-    names = []
-    for call in calls:
-        operation = call.operation
-        stem = path_of.get(id(operation), "")
-        stem = (stem or snake_case(type(operation).__name__)).replace("/", ".")
-        name, number = stem, 0
-        while name in taken:
-            number += 1
-            name = f"{stem}_{number}"
-        taken.add(name)
-        names.append(name)
-    return names
-
-
-def feature_names(
-    tensors: list[Tensor], cut: Cut, paths: Layers
-) -> dict[str, Tensor]:
-    """Names for what crosses, which a cache on a disk goes by."""
-    calls = list({id(maker(t)): maker(t) for t in tensors}.values())
-    names = dict(zip(map(id, calls), names_of(calls, paths), strict=True))
-    again = {id(c.operation) for c in cut.calls if id(c) in cut.later}
-    found: dict[str, Tensor] = {}
-    for tensor in tensors:
-        call = maker(tensor)
-        name = names[id(call)]
-        if id(call.operation) in again:  # an input may not be called so
-            name += ".output"
-        if len(call.outputs) > 1:
-            name += f".{[id(t) for t in call.outputs].index(id(tensor))}"
-        found[name] = tensor
-    return found
 
 
 def frozen_part(
