@@ -77,7 +77,10 @@ class Source:
             parts = (self.x[n] for n in range(len(self)))
         else:
             parts = map(self._cut, range(len(self)))
+        foreign = self.is_pipeline and keras.backend.backend() != "tensorflow"
         for part in parts:
+            if foreign:
+                part = keras.tree.map_structure(to_array, part)
             yield keras.utils.unpack_x_y_sample_weight(part)
 
     def _cut(self, number: int) -> tuple[Any, ...]:

@@ -52,7 +52,8 @@ def split(model: Any) -> tuple[Any, Any]:
 
     Args:
         model: A built functional or `Sequential` model, or a KerasHub one,
-            adapted or not; models nested in it may be cut through.
+            adapted or not; models nested in it may be cut through. A KerasHub
+            task is cut without its preprocessor.
 
     Returns:
         Two functional models. The first takes what the model takes and gives

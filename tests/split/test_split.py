@@ -313,6 +313,28 @@ def test_both_parts_go_through_keras_files(tmp_path):
     assert difference(parts_of(loaded, x), outputs_of(model, x)) < 1e-6
 
 
+def test_a_model_that_was_split_is_used_as_before(tmp_path):
+    base, x = blocks(targets=["dense_3"])
+    model = keras.Sequential([base, layers.Dense(2)])
+    keras_lora.split(model)
+    keras_lora.split(model)
+    before = outputs_of(model, x)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert difference(outputs_of(loaded, x), before) < 1e-6
+    keras_lora.save_adapter(model, tmp_path / "a.safetensors")
+    keras_lora.eject(base)
+    bank = keras_lora.AdapterBank(base)
+    bank.load("a", tmp_path / "a.safetensors")
+    assert difference([bank.predict(x, adapter="a")], before) < 1e-5
+    bank.detach()
+    adapter = keras_lora.AdapterConfig(bottleneck=2, targets=["dense_1"])
+    fill(keras_lora.inject(base, adapter))
+    parts = keras_lora.split(model)
+    assert difference(parts_of(parts, x), outputs_of(model, x)) < 1e-6
+    assert difference(outputs_of(model, x), before) > 1e-3
+
+
 def test_a_subclassed_model_is_refused_by_name():
     model = models.subclassed()
     refused(lambda: keras_lora.split(model), "'subclassed'", "no graph")
