@@ -47,6 +47,8 @@ class Precomputed(keras.utils.PyDataset):
     """Features that `precompute` made, with their labels.
 
     A batch has rows of one shape. They are shuffled anew after each epoch.
+    `fit` mixes the batches once more by Keras's own seed, unless it is told
+    `shuffle=False`.
 
     Attributes:
         rows: How many rows there are.
