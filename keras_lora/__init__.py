@@ -19,6 +19,7 @@ from keras_lora.methods.lora import (
     LoRAEmbedding,
     lora_plus,
 )
+from keras_lora.methods.side import SideConfig
 from keras_lora.peft import inspect_adapter, load_peft, save_peft
 from keras_lora.rewrite import (
     disabled,
@@ -47,6 +48,7 @@ __all__ = [
     "LoRADense",
     "LoRAEinsumDense",
     "LoRAEmbedding",
+    "SideConfig",
     "combine",
     "disabled",
     "eject",

@@ -7,10 +7,11 @@ from keras_lora.methods.dora import DORA
 from keras_lora.methods.ia3 import IA3
 from keras_lora.methods.lora import LORA, PISSA
 from keras_lora.methods.method import Method
+from keras_lora.methods.side import SIDE
 
 METHODS = {
     method.name: method
-    for method in (LORA, DORA, PISSA, IA3, BOTTLENECK, PARALLEL)
+    for method in (LORA, DORA, PISSA, IA3, BOTTLENECK, PARALLEL, SIDE)
 }
 """Every method by its name; one of your own is one more entry."""
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from keras import ops
 
+from keras_lora.model import surgery
 from keras_lora.model.stacked import slots_of
 
 Settings = dict[str, Any]
@@ -127,6 +128,13 @@ class Stack:
                 `OWN` where `variables` are gathered already.
         """
         raise NotImplementedError
+
+    def apply_in_call(
+        self, host: Any, y: Any, ids: Any, args: Any, kwargs: Any
+    ) -> Any:
+        """What a host makes of a whole call that gave `y`, updated."""
+        x = surgery.first_argument(host._host_class, args, kwargs)
+        return self.apply(host, x, y, ids)
 
     def gathered(self, ids: Any) -> dict[str, Any]:
         """The weights of each row, or of the one slot in force."""

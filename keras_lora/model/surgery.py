@@ -13,12 +13,18 @@ from typing import Any, TypeAlias
 
 import keras
 from keras.src.backend import get_keras_mask, set_keras_mask
+from keras.src.backend.common.tensor_attributes import (
+    get_tensor_attr,
+    set_tensor_attr,
+)
 from keras.src.models.functional import Functional
 
 Layer: TypeAlias = Any
 """A `keras.layers.Layer`; Keras ships no types."""
 KERNEL = "_kernel"
 """Where a layer that is no embedding keeps its stored kernel."""
+SIDE = "_keras_lora_side"
+"""Where a tensor has what goes beside it."""
 FLAG = "_trainable"
 """Where a layer keeps its own trainable flag."""
 
@@ -341,6 +347,11 @@ def graph_source(tensor: Any) -> tuple[Any, int, list[Any]]:
     return history.operation, history.tensor_index, list(node.input_tensors)
 
 
+def in_graph(tensor: Any) -> bool:
+    """Whether a symbolic tensor knows what made it."""
+    return hasattr(tensor, "_keras_history")
+
+
 def graph_node(tensor: Any) -> Any:
     """The call of an operation that made a symbolic tensor."""
     history = tensor._keras_history
@@ -382,6 +393,20 @@ def runs_its_graph(model: Layer) -> bool:
 def is_random(layer: Any) -> bool:
     """Whether an operation has a seed of its own, such as `Dropout`."""
     return bool(getattr(layer, "_seed_generators", ()))
+
+
+def side_of(tensor: Any) -> Any:
+    """What goes beside a tensor, as Keras's masks do; None if nothing does."""
+    return get_tensor_attr(tensor, SIDE)
+
+
+def put_side(tensor: Any, value: Any) -> None:
+    """Lets something go beside a tensor from one layer to the next.
+
+    An argument of the layers between would break graphs and KerasHub's
+    blocks, and state of a layer would leak into other calls.
+    """
+    set_tensor_attr(tensor, SIDE, value)
 
 
 def mask_of(tensor: Any) -> Any:

@@ -41,6 +41,18 @@ def width_of(y: Any) -> int | str:
     return int(y.shape[-1])
 
 
+def output_axes(layer: Layer) -> set[int]:
+    """How many axes a layer's (first) outputs have; empty if not known."""
+    try:
+        outputs = [
+            keras.tree.flatten(layer.compute_output_spec(*args, **kwargs))
+            for args, kwargs in surgery.symbolic_calls(layer)
+        ]
+    except Exception:
+        return set()
+    return {len(found[0].shape) for found in outputs if found}
+
+
 def input_width(layer: Layer) -> int | str:
     """The width of a layer's first input, or why none can be read there."""
     widths = set()

@@ -1,6 +1,6 @@
 """Which layers a name, a pattern, a block or a placement means."""
 
-from keras_lora.targets.blocks import Blocks, in_blocks
+from keras_lora.targets.blocks import Blocks, chain_of_blocks, in_blocks
 from keras_lora.targets.find import (
     linear_targets,
     mostly_elsewhere,

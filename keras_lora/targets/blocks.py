@@ -1,10 +1,16 @@
 """A model's repeated blocks, and targets in some of them."""
 
+import itertools
 from collections.abc import Iterable, Sequence
+
+import keras
 
 from keras_lora.errors import shorten
 from keras_lora.model import surgery
 from keras_lora.model.paths import Layers
+from keras_lora.model.surgery import Layer
+from keras_lora.model.widths import LINEAR
+from keras_lora.targets.names import Targets, select
 
 Blocks = slice | Sequence[int]
 
@@ -39,6 +45,52 @@ def in_blocks(
         blocks = [path for stack in stacks for path in stack]
         problems = [f"layers: no target is in {chosen} of {shorten(blocks)}"]
     return found, problems
+
+
+def chain_of_blocks(
+    layers: Layers, targets: Targets | None, chosen: Blocks | None
+) -> tuple[list[str], list[str]]:
+    """Blocks each of which reads the one before it, and what is wrong.
+
+    `targets` name them; None means the model's repeated blocks, and of these
+    those that are `chosen`.
+    """
+    problems: list[str] = []
+    linear = [p for p, la in layers.items() if isinstance(la, LINEAR)]
+    if targets is not None:
+        paths = [path for path in layers if path]
+        blocks, missed = select(targets, paths)
+        problems = [f"{entry!r} matches no layer" for entry in missed]
+    else:
+        stacks = stacks_of_blocks(layers, linear)
+        if len(stacks) != 1:
+            listed = [path for stack in stacks for path in stack]
+            there = f"several rows of blocks: {shorten(listed)}"
+            return [], [
+                f"the model has {there if stacks else 'no repeated blocks'}; "
+                "name the blocks in `targets`"
+            ]
+        blocks = stacks[0]
+    if chosen is not None:
+        inside, problems = in_blocks(layers, linear, chosen)
+        blocks = [p for p in blocks if any(within(t, [p]) for t in inside)]
+    for one, two in itertools.pairwise(blocks):
+        if not reads(layers[two], layers[one]):
+            problems.append(f"{two}: it does not read what {one} gives")
+    return blocks, problems
+
+
+def reads(layer: Layer, before: Layer) -> bool:
+    """Whether a layer's first input comes straight from another one.
+
+    Where there is no graph that tells, it may.
+    """
+    sources = []
+    for args, kwargs in surgery.symbolic_calls(layer):
+        x = surgery.first_argument(type(layer), args, kwargs)
+        if isinstance(x, keras.KerasTensor) and surgery.in_graph(x):
+            sources.append(surgery.graph_source(x)[0])
+    return not sources or any(source is before for source in sources)
 
 
 def stacks_of_blocks(layers: Layers, targets: list[str]) -> list[list[str]]:

@@ -1,0 +1,137 @@
+"""Blocks of a base with the stages of a ladder beside them."""
+
+import inspect
+from typing import Any, ClassVar
+
+from keras import ops
+
+from keras_lora.methods.host import AdapterHost, Specs
+from keras_lora.methods.side.ladder import climb, join, shapes
+from keras_lora.model import surgery
+
+START = 0.02
+"""Spread of the kernels at first, as of a transformer's."""
+OWN = ""
+"""The stream of a block's own stage, among those beside a tensor."""
+
+
+class SideStage(AdapterHost):
+    """A block whose output one stage of a ladder reads.
+
+    The stream goes from block to block beside the tensor that they hand on.
+    The last stage adds to the block's output; the others leave it as it is.
+    """
+
+    neutral_weights: ClassVar[tuple[str, ...]] = ("up_kernel", "up_bias")
+    not_mergeable: ClassVar[str] = (
+        "what stands beside the base cannot be folded into its kernels"
+    )
+
+    def weight_specs(self, settings: dict[str, Any]) -> Specs:
+        return {
+            name: (shape, initializer(name, shape))
+            for name, shape in stage_shapes(settings).items()
+        }
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        """As the host's: symbolic calls hand on nothing beside a tensor."""
+        plain = surgery.view(self, self._host_class)
+        return plain.compute_output_spec(*args, **kwargs)
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        return self._beside(super().call(*args, **kwargs), args, kwargs)  # type: ignore[misc]
+
+    def _beside(self, y: Any, args: Any, kwargs: Any) -> Any:
+        if isinstance(y, tuple | list):
+            return type(y)([self._beside(y[0], args, kwargs), *y[1:]])
+        x, visible = what_it_sees(self._host_class, args, kwargs)
+        stream = stream_of(x, OWN, self.adapter_settings["stage"], self.name)
+        return self.climbed(y, stream, visible)
+
+    def climbed(self, y: Any, stream: Any, visible: Any) -> Any:
+        """The block's output `y`, with what goes on beside it."""
+        settings, w = self.adapter_settings, self.adapter_weights
+        taken = ops.stop_gradient(ops.cast(y, "float32"))
+        stream = climb(
+            taken, stream, visible, w, settings["heads"], self.dropped
+        )
+        if not is_last(settings):
+            return with_stream(y, OWN, stream)
+        joined = ops.cast(join(ops.cast(y, "float32"), stream, w), y.dtype)
+        return surgery.keep_mask(y, joined)
+
+
+def stage_shapes(settings: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shape of each weight of a stage, by name."""
+    return shapes(
+        settings["features"],
+        settings["width"],
+        settings["stage"] == 0,
+        is_last(settings),
+    )
+
+
+def is_last(settings: dict[str, Any]) -> bool:
+    """Whether a stage has the way back into the base."""
+    return bool(settings["stage"] == settings["stages"] - 1)
+
+
+def initializer(name: str, shape: tuple[int, ...]) -> str:
+    """How a weight starts: what leads back into the base, at zero."""
+    if name.endswith("_gamma"):
+        return "ones"
+    return "glorot_uniform" if to_random(name) else "zeros"
+
+
+def to_random(name: str) -> bool:
+    """Whether a weight starts at random."""
+    return name.endswith("_kernel") and name != "up_kernel"
+
+
+def stream_of(x: Any, key: str, stage: int, name: str) -> Any:
+    """What the stage before handed on beside a block's input.
+
+    Raises:
+        ValueError: There is nothing: the block was given something else.
+    """
+    if not stage:
+        return None
+    streams = surgery.side_of(x) or {}
+    if key not in streams:
+        raise ValueError(
+            f"Layer {name!r} has stage {stage} of a ladder, and its input does "
+            "not come straight from the block with the stage before: the base "
+            "was run in parts, or does something to what its blocks give. "
+            "`split` cuts such a model in two"
+        )
+    return streams[key]
+
+
+def with_stream(y: Any, key: str, stream: Any) -> Any:
+    """`y`, a tensor of its own, with a stream beside it."""
+    surgery.put_side(y, {**(surgery.side_of(y) or {}), key: stream})
+    return y
+
+
+def what_it_sees(host: type, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """A block's first input, and what each of its positions may see.
+
+    That is what the block was told: a padding mask, an attention mask, or the
+    Keras mask on its input. It fits (batch, length, length), or is None.
+    """
+    bound = inspect.signature(host.call).bind(None, *args, **kwargs)  # type: ignore[attr-defined]
+    _, x, *_ = bound.arguments.values()
+    given = bound.arguments
+    padding = given.get("padding_mask", given.get("mask"))
+    if padding is None:
+        padding = surgery.mask_of(x)
+    found = None
+    if padding is not None:
+        found = ops.expand_dims(ops.cast(padding, "bool"), 1)
+    more = given.get("attention_mask")
+    if more is not None:
+        more = ops.cast(more, "bool")
+        found = more if found is None else ops.logical_and(found, more)
+    return x, found
+
+
