@@ -20,6 +20,8 @@ CACHED_FUNCTIONS = (
 Hold: TypeAlias = Callable[[], AbstractContextManager[Any]]
 HOLD = "_keras_lora_hold"
 """Where a layer keeps what its models' compiled functions run under."""
+HOST = "_keras_lora_host"
+"""Where a layer that works with another one's weights keeps that one."""
 _CHANGED: weakref.WeakKeyDictionary[Layer, int] = weakref.WeakKeyDictionary()
 """By which change of all changes a layer changed last."""
 _CHANGES = [0]
@@ -60,6 +62,7 @@ def drop_stale(model: Any) -> list[Hold]:
     if seen == now:
         return holds
     layers = surgery.every_layer(model) if surgery.is_made(model) else []
+    layers += [la.__dict__[HOST] for la in layers if HOST in la.__dict__]
     found = [la.__dict__[HOLD] for la in layers if HOLD in la.__dict__]
     holds = list(dict.fromkeys(found))
     state[SEEN] = now, holds

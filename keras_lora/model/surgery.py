@@ -107,6 +107,11 @@ def view(layer: Layer, cls: type, twin: Any = None, **overrides: Any) -> Any:
     return twin
 
 
+def forget_calls(layer: Layer) -> None:
+    """Makes a view a layer of its own in graphs."""
+    layer.__dict__.update(_inbound_nodes=[], _outbound_nodes=[])
+
+
 def without(layer: Layer, variables: Iterable[Any]) -> dict[str, Any]:
     """Overrides for `view` that hide some of the layer's variables."""
     hidden = {id(v) for v in variables}

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_lora.model import surgery
 from keras_lora.model.surgery import Layer
+from keras_lora.split.beside import has_stage, in_two_calls
 
 Tensor = Any
 Call = Any
@@ -50,7 +51,9 @@ def again(
     if training is not None and takes_training(operation):
         kwargs["training"] = training
     inner = inputs_of(operation, args, kwargs)
-    if inner is None:
+    if has_stage(operation):
+        outputs = in_two_calls(operation, args, kwargs)
+    elif inner is None:
         outputs = operation(*args, **kwargs)
     else:
         outputs = run(operation, inner, kwargs.get("training"))

@@ -1,5 +1,6 @@
 """Names for what crosses a cut, the same in every process."""
 
+from keras_lora.model.compiled import HOST
 from keras_lora.model.paths import Layers, snake_case
 from keras_lora.split.choose import Cut
 from keras_lora.split.graph import Call, Tensor, maker
@@ -15,7 +16,8 @@ def names_of(calls: list[Call], paths: Layers) -> list[str]:
     names = []
     for call in calls:
         operation = call.operation
-        stem = path_of.get(id(operation), "")
+        of = operation.__dict__.get(HOST, operation)
+        stem = path_of.get(id(of), "")
         stem = (stem or snake_case(type(operation).__name__)).replace("/", ".")
         name, number = stem, 0
         while name in taken:

@@ -4,7 +4,14 @@ from typing import Any
 
 from keras_lora.methods.method import Method, Settings, Widths
 from keras_lora.methods.side.config import SideConfig, wrong_stage
-from keras_lora.methods.side.layer import SideStage
+from keras_lora.methods.side.layer import (
+    OWN,
+    SideStage,
+    is_last,
+    stream_of,
+    what_it_sees,
+    with_stream,
+)
 from keras_lora.methods.side.stack import SideStack
 from keras_lora.model.surgery import Layer
 from keras_lora.model.widths import output_width

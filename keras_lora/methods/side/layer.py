@@ -50,15 +50,21 @@ class SideStage(AdapterHost):
 
     def climbed(self, y: Any, stream: Any, visible: Any) -> Any:
         """The block's output `y`, with what goes on beside it."""
-        settings, w = self.adapter_settings, self.adapter_weights
-        taken = ops.stop_gradient(ops.cast(y, "float32"))
-        stream = climb(
-            taken, stream, visible, w, settings["heads"], self.dropped
-        )
-        if not is_last(settings):
-            return with_stream(y, OWN, stream)
-        joined = ops.cast(join(ops.cast(y, "float32"), stream, w), y.dtype)
-        return surgery.keep_mask(y, joined)
+        stream = self.stream_after(y, stream, visible)
+        if is_last(self.adapter_settings):
+            return self.joined(y, stream)
+        return with_stream(y, OWN, stream)
+
+    def stream_after(self, y: Any, stream: Any, visible: Any) -> Any:
+        """The stream, once this stage has taken the block's output in."""
+        w, heads = self.adapter_weights, self.adapter_settings["heads"]
+        y = ops.stop_gradient(ops.cast(y, "float32"))
+        return climb(y, stream, visible, w, heads, self.dropped)
+
+    def joined(self, y: Any, stream: Any) -> Any:
+        """The block's output with what the ladder adds to it."""
+        both = join(ops.cast(y, "float32"), stream, self.adapter_weights)
+        return surgery.keep_mask(y, ops.cast(both, y.dtype))
 
 
 def stage_shapes(settings: dict[str, Any]) -> dict[str, tuple[int, ...]]:
