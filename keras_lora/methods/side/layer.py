@@ -6,11 +6,18 @@ from typing import Any, ClassVar
 from keras import ops
 
 from keras_lora.methods.host import AdapterHost, Specs
-from keras_lora.methods.side.ladder import climb, join, shapes
+from keras_lora.methods.side.ladder import (
+    Shapes,
+    StageInitializer,
+    Weights,
+    climb,
+    join,
+    packed_size,
+    shapes,
+    unpacked,
+)
 from keras_lora.model import surgery
 
-START = 0.02
-"""Spread of the kernels at first, as of a transformer's."""
 OWN = ""
 """The stream of a block's own stage, among those beside a tensor."""
 
@@ -22,16 +29,22 @@ class SideStage(AdapterHost):
     The last stage adds to the block's output; the others leave it as it is.
     """
 
-    neutral_weights: ClassVar[tuple[str, ...]] = ("up_kernel", "up_bias")
+    neutral_weights: ClassVar[tuple[str, ...]] = ("stage",)
     not_mergeable: ClassVar[str] = (
         "what stands beside the base cannot be folded into its kernels"
     )
 
     def weight_specs(self, settings: dict[str, Any]) -> Specs:
-        return {
-            name: (shape, initializer(name, shape))
-            for name, shape in stage_shapes(settings).items()
-        }
+        features, width = settings["features"], settings["width"]
+        start = StageInitializer(features, width, is_last(settings))
+        return {"stage": ((packed_size(stage_shapes(settings)),), start)}
+
+    @property
+    def stage_weights(self) -> Weights:
+        """The stage's weights by name."""
+        sizes = stage_shapes(self.adapter_settings)
+        stage = ops.convert_to_tensor(self.adapter_weights["stage"])
+        return unpacked(stage, sizes)
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         """As the host's: symbolic calls hand on nothing beside a tensor."""
@@ -57,41 +70,25 @@ class SideStage(AdapterHost):
 
     def stream_after(self, y: Any, stream: Any, visible: Any) -> Any:
         """The stream, once this stage has taken the block's output in."""
-        w, heads = self.adapter_weights, self.adapter_settings["heads"]
+        w, heads = self.stage_weights, self.adapter_settings["heads"]
         y = ops.stop_gradient(ops.cast(y, "float32"))
         return climb(y, stream, visible, w, heads, self.dropped)
 
     def joined(self, y: Any, stream: Any) -> Any:
         """The block's output with what the ladder adds to it."""
-        both = join(ops.cast(y, "float32"), stream, self.adapter_weights)
+        both = join(ops.cast(y, "float32"), stream, self.stage_weights)
         return surgery.keep_mask(y, ops.cast(both, y.dtype))
 
 
-def stage_shapes(settings: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+def stage_shapes(settings: dict[str, Any]) -> Shapes:
     """The shape of each weight of a stage, by name."""
-    return shapes(
-        settings["features"],
-        settings["width"],
-        settings["stage"] == 0,
-        is_last(settings),
-    )
+    features, width = settings["features"], settings["width"]
+    return shapes(features, width, is_last(settings))
 
 
 def is_last(settings: dict[str, Any]) -> bool:
     """Whether a stage has the way back into the base."""
     return bool(settings["stage"] == settings["stages"] - 1)
-
-
-def initializer(name: str, shape: tuple[int, ...]) -> str:
-    """How a weight starts: what leads back into the base, at zero."""
-    if name.endswith("_gamma"):
-        return "ones"
-    return "glorot_uniform" if to_random(name) else "zeros"
-
-
-def to_random(name: str) -> bool:
-    """Whether a weight starts at random."""
-    return name.endswith("_kernel") and name != "up_kernel"
 
 
 def stream_of(x: Any, key: str, stage: int, name: str) -> Any:
@@ -139,5 +136,3 @@ def what_it_sees(host: type, args: Any, kwargs: Any) -> tuple[Any, Any]:
         more = ops.cast(more, "bool")
         found = more if found is None else ops.logical_and(found, more)
     return x, found
-
-

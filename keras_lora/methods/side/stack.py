@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from keras import ops
 
-from keras_lora.methods.side.ladder import climb, join
+from keras_lora.methods.side.ladder import climb, join, packed_size, unpacked
 from keras_lora.methods.side.layer import (
     stage_shapes,
     stream_of,
@@ -46,7 +46,7 @@ class SideKind(Kind):
 
 
 class SideStack(Stack):
-    """Weights of stages; vectors have an axis of size 1 in front."""
+    """Stages of ladders, one vector each."""
 
     kind: SideKind
     unit = "width"
@@ -65,10 +65,7 @@ class SideStack(Stack):
         )
 
     def shapes(self, host: Any) -> Shapes:
-        return {
-            name: shape if len(shape) > 1 else (1, *shape)
-            for name, shape in stage_shapes(self.settings).items()
-        }
+        return {"stage": (packed_size(stage_shapes(self.settings)),)}
 
     @property
     def settings(self) -> Settings:
@@ -76,10 +73,7 @@ class SideStack(Stack):
         return {**vars(self.kind), "width": self.kind.size}
 
     def values(self, host: Any, settings: Settings, weights: Arrays) -> Arrays:
-        return {
-            name: value if value.ndim > 1 else value[None]
-            for name, value in weights.items()
-        }
+        return weights
 
     def apply_in_call(
         self, host: Any, y: Any, ids: Any, args: Any, kwargs: Any
@@ -94,7 +88,8 @@ class SideStack(Stack):
 
     def climbed(self, y: Any, stream: Any, visible: Any, ids: Any) -> Any:
         """The block's output `y`, with what goes on beside it."""
-        kind, w = self.kind, self.gathered(ids)
+        kind, stage = self.kind, self.gathered(ids)["stage"]
+        w = unpacked(stage, stage_shapes(self.settings))
         taken = ops.cast(y, "float32")
         stream = climb(taken, stream, visible, w, kind.heads, lambda x: x)
         if kind.stage < kind.stages - 1:
