@@ -21,19 +21,13 @@ from keras_lora.bank.core import DECLARED, LOG
 from keras_lora.bank.export import export
 from keras_lora.bank.folder import read_folder, write_folder
 from keras_lora.bank.inputs import with_ids
-from keras_lora.bank.language import SpeakingBank
-from keras_lora.bank.raw import (
-    has_preprocessor,
-    one_row_like,
-    prepared,
-    row_count,
-)
 from keras_lora.bank.summary import BankSummary, summarize
+from keras_lora.bank.together import TogetherBank
 from keras_lora.model.surgery import Layer
 from keras_lora.settings import positive_int
 
 
-class AdapterBank(SpeakingBank):
+class AdapterBank(TogetherBank):
     """Serves many adapters on one base, which stays in memory once.
 
     Adapters of any rank, target, method and head live side by side. The
@@ -105,9 +99,7 @@ class AdapterBank(SpeakingBank):
                 there are not as many as rows, or `x` is not what the base, or
                 its preprocessor, takes.
         """
-        base = self._base
-        raw = has_preprocessor(base)
-        rows = row_count(x, raw)
+        rows = self._count(x)
         problems = positive_int("batch_size", batch_size)
         one = adapter is None or isinstance(adapter, str)
         with self._attached():
@@ -118,10 +110,7 @@ class AdapterBank(SpeakingBank):
             resident = {
                 a.name for a in chosen.values() if a in self._slots.resident
             }
-        if raw:
-            # Its packer is made by the first call: one thread at a time.
-            with self._preparing:
-                x = prepared(base, x if rows else one_row_like(x), rows or 1)
+        x = self._prepared(x, rows)
         if one and not rows:
             return self._no_rows(x, next(iter(chosen.values()), None))
         results: list[Any] = [None] * rows

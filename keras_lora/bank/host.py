@@ -4,8 +4,8 @@ from typing import Any
 
 from keras_lora.bank.routing import (
     Switch,
-    band_in_force,
     ids_in_force,
+    is_read,
     stacks_in_force,
 )
 from keras_lora.methods import METHODS
@@ -105,8 +105,7 @@ class BankHost(AdapterHost):
         return [
             stack
             for stack in self.stacks.values()
-            if stack.before_activation == before_activation
-            and stack.kind.band <= band_in_force()
+            if stack.before_activation == before_activation and is_read(stack)
         ]
 
     def _ids(self, x: Any) -> Any:

@@ -21,6 +21,7 @@ RowWeights: TypeAlias = dict[str, dict[str, dict[str, Any]]]
 class _Scope(threading.local):
     ids: Any = None
     band: int = ALL_BANDS
+    beside: bool = True
     stacks: dict[int, dict[str, Stack]] | None = None
 
 
@@ -28,19 +29,22 @@ _SCOPE = _Scope()
 
 
 @contextlib.contextmanager
-def route(ids: Any, band: int = ALL_BANDS) -> Iterator[None]:
+def route(
+    ids: Any, band: int = ALL_BANDS, beside: bool = True
+) -> Iterator[None]:
     """Puts slots in force for the layers called inside, in this thread.
 
     The layers may sit in nested or subclassed models that pass nothing on.
-    The ids are int32 (rows,), each a valid slot; nothing of them is in stacks
-    above the band, which are not read.
+    The ids are int32 (rows,), each a valid slot, or one () for all rows.
+    Nothing of them is in stacks above the band, or, where `beside` is False,
+    in those of ladders beside the base: these are not read.
     """
-    before = _SCOPE.ids, _SCOPE.band
-    _SCOPE.ids, _SCOPE.band = ids, band
+    before = _SCOPE.ids, _SCOPE.band, _SCOPE.beside
+    _SCOPE.ids, _SCOPE.band, _SCOPE.beside = ids, band, beside
     try:
         yield
     finally:
-        _SCOPE.ids, _SCOPE.band = before
+        _SCOPE.ids, _SCOPE.band, _SCOPE.beside = before
 
 
 @contextlib.contextmanager
@@ -75,9 +79,9 @@ def ids_in_force() -> Any:
     return _SCOPE.ids
 
 
-def band_in_force() -> int:
-    """Up to which band stacks are read."""
-    return _SCOPE.band
+def is_read(stack: Stack) -> bool:
+    """Whether a stack is read where a call is now."""
+    return stack.kind.band <= _SCOPE.band and _SCOPE.beside >= stack.beside
 
 
 class Switch:

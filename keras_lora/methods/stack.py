@@ -101,6 +101,8 @@ class Stack:
     """What a kind's size is called; empty where it has none."""
     before_activation: ClassVar[bool]
     """Whether it acts on the host's product rather than its output."""
+    beside: ClassVar[bool] = False
+    """Whether it is a stage of a ladder beside the base."""
     reads: ClassVar[tuple[str, ...]]
     """What has to be made of rows: the host's `"inputs"`, its `"outputs"`."""
 

@@ -1,6 +1,8 @@
 """Blocks with a stage of a ladder: the block itself, and what is beside it."""
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import keras
 
@@ -15,25 +17,53 @@ from keras_lora.methods.side import (
 from keras_lora.model import surgery
 from keras_lora.model.compiled import HOST
 
+Apart: TypeAlias = Callable[[Any, Any, dict[str, Any]], Any]
+"""Calls an operation in several, or gives None: it is called as it is."""
+
 
 def has_stage(operation: Any) -> bool:
     """Whether an operation is a block with a stage beside it."""
     return isinstance(operation, SideStage) and bool(operation.adapter_weights)
 
 
-def in_two_calls(host: Any, args: Any, kwargs: Any) -> Any:
-    """Calls a block as it is without its stage, and then the stage alone."""
+def stage_apart(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Calls a block that trains a stage as it is, and then the stage alone."""
+    if not has_stage(operation):
+        return None
+    settings = operation.adapter_settings
+    place = Place(OWN, settings["stage"], is_last(settings))
+    return called_apart(operation, Stage(operation), place, args, kwargs)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a stage is.
+
+    Attributes:
+        stream: What the stream of its ladder is called.
+        stage: Its number there.
+        last: Whether it is the last one.
+    """
+
+    stream: str
+    stage: int
+    last: bool
+
+
+def called_apart(
+    host: Any, stage: Any, place: Place, args: Any, kwargs: dict[str, Any]
+) -> Any:
+    """Calls a block as it is without a stage, and then the stage alone."""
     x, visible = what_it_sees(host._host_class, args, kwargs)
-    stage = host.adapter_settings["stage"]
-    stream = stream_of(x, OWN, stage, host.name)
+    stream = stream_of(x, place.stream, place.stage, host.name)
     outputs = bare(host)(*args, **kwargs)
     several = isinstance(outputs, tuple | list)
     y = outputs[0] if several else outputs
-    found = Stage(host)(y, stream, visible)
-    if is_last(host.adapter_settings):
+    found = stage(y, stream, visible)
+    if place.last:
         y = surgery.keep_mask(y, found)
     else:
-        y = with_stream(y, OWN, found)
+        y = with_stream(y, place.stream, found)
     return type(outputs)([y, *outputs[1:]]) if several else y
 
 

@@ -1,6 +1,7 @@
 """Where a graph is cut: what is computed once, and what crosses."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -23,25 +24,27 @@ class Cut:
 
     Args:
         outputs: Of the graph, flat.
-        variables: What trains.
+        begins: Whether an operation belongs to the later part by itself: it
+            trains, say.
 
     Attributes:
         calls: All calls, each after those it needs.
-        first: Those that train and need nothing that does.
+        first: Those that begin it and need nothing of it.
         later: Ids of the calls that training has to repeat.
         light: Ids of those with no weights, to which none with weights lead.
     """
 
-    def __init__(self, outputs: list[Tensor], variables: list[Any]) -> None:
+    def __init__(
+        self, outputs: list[Tensor], begins: Callable[[Any], bool]
+    ) -> None:
         self.outputs = outputs
         self.calls = calls_to(outputs)
         self.first: list[Call] = []
         self.later: set[int] = set()
         self.light: set[int] = set()
-        training = {id(variable) for variable in variables}
         for call in self.calls:
             follows = any(self.is_later(t) for t in call.input_tensors)
-            if not follows and trains(call.operation, training):
+            if not follows and begins(call.operation):
                 self.first.append(call)
                 follows = True
             if follows:
@@ -109,6 +112,16 @@ class Cut:
 def has_weights(call: Call) -> bool:
     """Whether what is called has weights."""
     return bool(getattr(call.operation, "weights", None))
+
+
+def trained_by(variables: list[Any]) -> Callable[[Any], bool]:
+    """Tells whether `fit` changes anything of an operation.
+
+    Args:
+        variables: Those that train.
+    """
+    training = {id(variable) for variable in variables}
+    return lambda operation: trains(operation, training)
 
 
 def trains(operation: Any, training: set[int]) -> bool:

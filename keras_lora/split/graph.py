@@ -8,14 +8,14 @@ from keras import ops
 
 from keras_lora.model import surgery
 from keras_lora.model.surgery import Layer
-from keras_lora.split.beside import has_stage, in_two_calls
+from keras_lora.split.beside import Apart, stage_apart
 
 Tensor = Any
 Call = Any
 """One call of an operation in a graph: Keras's `Node`."""
 
 
-def written_out(model: Layer) -> Any:
+def written_out(model: Layer, apart: Apart = stage_apart) -> Any:
     """The model's outputs, computed anew from its own symbolic inputs.
 
     Every operation is called again, those in nested models by themselves: a
@@ -23,10 +23,12 @@ def written_out(model: Layer) -> Any:
     which Keras masks come to them.
     """
     inputs = keras.tree.flatten(surgery.graph_inputs(model))
-    return run(model, inputs, None)
+    return run(model, inputs, None, apart)
 
 
-def run(model: Layer, inputs: list[Tensor], training: bool | None) -> Any:
+def run(
+    model: Layer, inputs: list[Tensor], training: bool | None, apart: Apart
+) -> Any:
     """Calls what a model calls, on other symbolic inputs."""
     known = {
         id(own): fitted(given, own)
@@ -36,14 +38,17 @@ def run(model: Layer, inputs: list[Tensor], training: bool | None) -> Any:
     }
     for call in surgery.graph_operations(model):
         if not call.is_input:
-            again(call, known, training)
+            again(call, known, training, apart)
     return keras.tree.map_structure(
         lambda tensor: known[id(tensor)], surgery.graph_outputs(model)
     )
 
 
 def again(
-    call: Call, known: dict[int, Tensor], training: bool | None = None
+    call: Call,
+    known: dict[int, Tensor],
+    training: bool | None = None,
+    apart: Apart = stage_apart,
 ) -> None:
     """Makes a call on what stands for its inputs, and notes its outputs."""
     args, kwargs = call.arguments.fill_in(known)
@@ -51,12 +56,13 @@ def again(
     if training is not None and takes_training(operation):
         kwargs["training"] = training
     inner = inputs_of(operation, args, kwargs)
-    if has_stage(operation):
-        outputs = in_two_calls(operation, args, kwargs)
+    outputs = apart(operation, args, kwargs)
+    if outputs is not None:
+        pass
     elif inner is None:
         outputs = operation(*args, **kwargs)
     else:
-        outputs = run(operation, inner, kwargs.get("training"))
+        outputs = run(operation, inner, kwargs.get("training"), apart)
     for old, new in zip(call.outputs, keras.tree.flatten(outputs), strict=True):
         known[id(old)] = new
 

@@ -1,6 +1,7 @@
 """A model in two: what cannot change, and what trains."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -11,8 +12,15 @@ from keras_lora.model.checks import unbuilt
 from keras_lora.model.paths import Layers, structural_paths
 from keras_lora.model.surgery import Layer
 from keras_lora.rewrite.checks import served
-from keras_lora.split.choose import Cut, has_weights, without_rows
-from keras_lora.split.graph import Tensor, again, calls_to, maker, written_out
+from keras_lora.split.choose import Cut, has_weights, trained_by, without_rows
+from keras_lora.split.graph import (
+    Apart,
+    Tensor,
+    again,
+    calls_to,
+    maker,
+    written_out,
+)
 from keras_lora.split.names import feature_names, names_of
 
 ACTION = "split: nothing was split"
@@ -82,7 +90,7 @@ def split(model: Any) -> tuple[Any, Any]:
     raise_if(ACTION, not_to_cut(model))
     outputs = written_out(model)
     flat = keras.tree.flatten(outputs)
-    cut = Cut(flat, model.trainable_variables)
+    cut = Cut(flat, trained_by(model.trainable_variables))
     paths = structural_paths(model)
     raise_if(ACTION, nothing_to_gain(cut, paths))
     cut.lighten()
@@ -90,6 +98,31 @@ def split(model: Any) -> tuple[Any, Any]:
     if keras.backend.backend() == "tensorflow":
         frozen.jit_compile = False  # XLA compiles anew for every length
     warn_of_noise(cut, paths)
+    return frozen, trainable_part(model, cut, crossing, outputs)
+
+
+def cut_before(
+    model: Any, begins: Callable[[Any], bool], apart: Apart
+) -> tuple[Any, Any] | None:
+    """Cuts a model where certain operations come in.
+
+    Args:
+        model: A model.
+        begins: Whether an operation is one of them.
+        apart: How an operation is called in several, as in `written_out`.
+
+    Returns:
+        As `split`; None where the model has no graph, or nothing with weights
+        comes before them.
+    """
+    if not surgery.has_graph(model) or not surgery.runs_its_graph(model):
+        return None
+    outputs = written_out(model, apart)
+    cut = Cut(keras.tree.flatten(outputs), begins)
+    if not cut.first or not any(map(has_weights, cut.earlier)):
+        return None
+    cut.lighten()
+    frozen, crossing = frozen_part(model, cut, structural_paths(model))
     return frozen, trainable_part(model, cut, crossing, outputs)
 
 

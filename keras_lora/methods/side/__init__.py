@@ -12,7 +12,7 @@ from keras_lora.methods.side.layer import (
     what_it_sees,
     with_stream,
 )
-from keras_lora.methods.side.stack import SideStack
+from keras_lora.methods.side.stack import SideKind, SideStack
 from keras_lora.model.surgery import Layer
 from keras_lora.model.widths import output_width
 

@@ -5,7 +5,13 @@ from typing import Any, ClassVar
 
 from keras import ops
 
-from keras_lora.methods.side.ladder import climb, join, packed_size, unpacked
+from keras_lora.methods.side.ladder import (
+    Weights,
+    climb,
+    join,
+    packed_size,
+    unpacked,
+)
 from keras_lora.methods.side.layer import (
     stage_shapes,
     stream_of,
@@ -40,6 +46,11 @@ class SideKind(Kind):
         return ":".join(map(str, (self.method, *parts)))
 
     @property
+    def last(self) -> bool:
+        """Whether they have the way back into the base."""
+        return self.stage == self.stages - 1
+
+    @property
     def stream(self) -> str:
         """What the stream is called that all stages of such ladders share."""
         return f"{self.size}:{self.heads}:{self.stages}"
@@ -51,6 +62,7 @@ class SideStack(Stack):
     kind: SideKind
     unit = "width"
     before_activation = False
+    beside = True
     reads: ClassVar[tuple[str, ...]] = ("outputs",)
 
     @staticmethod
@@ -88,10 +100,23 @@ class SideStack(Stack):
 
     def climbed(self, y: Any, stream: Any, visible: Any, ids: Any) -> Any:
         """The block's output `y`, with what goes on beside it."""
-        kind, stage = self.kind, self.gathered(ids)["stage"]
-        w = unpacked(stage, stage_shapes(self.settings))
-        taken = ops.cast(y, "float32")
-        stream = climb(taken, stream, visible, w, kind.heads, lambda x: x)
-        if kind.stage < kind.stages - 1:
-            return with_stream(y, kind.stream, stream)
-        return surgery.keep_mask(y, ops.cast(join(taken, stream, w), y.dtype))
+        stream = self.stream_after(y, stream, visible, ids)
+        if self.kind.last:
+            return self.joined(y, stream, ids)
+        return with_stream(y, self.kind.stream, stream)
+
+    def stream_after(self, y: Any, stream: Any, visible: Any, ids: Any) -> Any:
+        """The stream, once these stages have taken the block's output in."""
+        y = ops.cast(y, "float32")
+        weights, heads = self.stages(ids), self.kind.heads
+        return climb(y, stream, visible, weights, heads, lambda x: x)
+
+    def joined(self, y: Any, stream: Any, ids: Any) -> Any:
+        """The block's output with what the ladders add to it."""
+        both = join(ops.cast(y, "float32"), stream, self.stages(ids))
+        return surgery.keep_mask(y, ops.cast(both, y.dtype))
+
+    def stages(self, ids: Any) -> Weights:
+        """The weights of each row's stage, or of the one in force."""
+        stage = self.gathered(ids)["stage"]
+        return unpacked(stage, stage_shapes(self.settings))

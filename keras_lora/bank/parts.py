@@ -1,0 +1,231 @@
+"""All tasks about the same rows: what their adapters share is run once."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lora.bank.adapter import BankAdapter
+from keras_lora.bank.batches import Adapters
+from keras_lora.bank.host import BankHost
+from keras_lora.bank.routing import route
+from keras_lora.methods.side import SideKind
+from keras_lora.methods.stack import BASE_BAND
+from keras_lora.model import surgery
+from keras_lora.model.compiled import HOST
+from keras_lora.model.surgery import Layer
+from keras_lora.split import Place, called_apart, cut_before
+
+AT_ONCE = 8
+"""Most adapters in one compiled call: it is traced for each number of them."""
+Shared: TypeAlias = frozenset[tuple[str, str]]
+"""What adapters go together by: the path of each layer that they adapt, and
+the stack where the cut goes beside the layer; empty where it goes before it."""
+
+
+def shared_by(adapter: BankAdapter) -> Shared:
+    """What an adapter goes together with others by."""
+    return frozenset(
+        (path, kind.key if isinstance(kind, SideKind) else "")
+        for path, kind in adapter.kinds.items()
+    )
+
+
+def grouped(chosen: Adapters) -> dict[Shared, list[BankAdapter]]:
+    """Adapters by what they go together by, those that adapt most first."""
+    found: dict[Shared, list[BankAdapter]] = {}
+    for adapter in chosen.values():
+        found.setdefault(shared_by(adapter), []).append(adapter)
+    return dict(sorted(found.items(), key=lambda item: -len(item[0])))
+
+
+class Bare(keras.layers.Layer):
+    """A part of a served base, run as it is without any adapters."""
+
+    def __init__(self, part: Layer, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.part = part
+
+    def compute_output_spec(self, inputs: Any, **_: Any) -> Any:
+        return self.part.compute_output_spec(inputs)
+
+    def call(self, inputs: Any) -> Any:
+        with route(ops.zeros((), "int32"), BASE_BAND):
+            return self.part(inputs, training=False)
+
+
+class Fan(keras.layers.Layer):
+    """The rest of a served base, run with one adapter after another.
+
+    Each of the outputs has an axis of adapters in front.
+    """
+
+    def __init__(self, part: Layer, count: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.part, self.count = part, count
+
+    def compute_output_spec(self, features: Any, slots: Any, **_: Any) -> Any:
+        return keras.tree.map_structure(
+            lambda y: keras.KerasTensor((self.count, *y.shape), y.dtype),
+            self.part.compute_output_spec(features),
+        )
+
+    def call(self, features: Any, slots: Any) -> Any:
+        found = []
+        for number in range(self.count):
+            with route(slots[number], beside=False):
+                found.append(self.part(features, training=False))
+        return keras.tree.map_structure(lambda *y: ops.stack(y), *found)
+
+
+class StackedStage(keras.layers.Layer):
+    """The stages that a bank's stack has beside a block.
+
+    The host is no part of it, but its stack's variables are.
+    """
+
+    def __init__(self, host: BankHost, stack: Any) -> None:
+        super().__init__(name=f"{host.name}_side", dtype="float32")
+        self.__dict__[HOST], self.__dict__["_stack"] = host, stack
+        self.own = list(stack.variables.values())
+        self.supports_masking = True
+        self.built = True
+
+    def is_stale(self) -> bool:
+        """Whether the host has another stack in the place of this one."""
+        stack, host = self.__dict__["_stack"], self.__dict__[HOST]
+        return host.__dict__["_stacks"].get(stack.kind.key) is not stack
+
+    def call(self, y: Any, stream: Any = None, visible: Any = None) -> Any:
+        """The stream, or the block's output with what the ladder adds."""
+        stack, ids = self.__dict__["_stack"], self.__dict__[HOST]._ids(y)
+        stream = stack.stream_after(y, stream, visible, ids)
+        return stack.joined(y, stream, ids) if stack.kind.last else stream
+
+
+class Parts:
+    """A served base cut in two for adapters that share its first part.
+
+    Args:
+        first: What is run once, without any adapter.
+        rest: What each of them runs.
+        like: The bank's model, which says how others over the base run.
+        stages: The stacks that the rest reads beside blocks.
+    """
+
+    def __init__(
+        self, first: Any, rest: Any, like: Any, stages: list["StackedStage"]
+    ) -> None:
+        self._first, self._rest, self._like = first, rest, like
+        self._stages = stages
+        self._fans: dict[int, Any] = {}
+
+    @property
+    def saved(self) -> int:
+        """What is run once, in weights that are multiplied by."""
+        layers = surgery.every_layer(self._first)
+        return sum(
+            int(np.prod(variable.shape))
+            for layer in layers
+            if not isinstance(layer, keras.layers.Embedding)
+            for variable in surgery.tracked_variables(layer)
+        )
+
+    def is_stale(self) -> bool:
+        """Whether a stack that it reads is not its host's any more."""
+        return any(stage.is_stale() for stage in self._stages)
+
+    def features(self, inputs: Any) -> Any:
+        """What the first part gives."""
+        return run_like(self._like, self._first, inputs)
+
+    def outputs(self, features: Any, slots: Sequence[int]) -> list[Any]:
+        """The base's outputs with the adapter in each of some slots."""
+        found: list[Any] = []
+        for start in range(0, len(slots), AT_ONCE):
+            few = np.array(slots[start : start + AT_ONCE], "int32")
+            fan = self._fan(len(few))
+            several = run_like(self._like, fan, [features, few])
+            found += [
+                keras.tree.map_structure(lambda y, n=n: y[n], several)
+                for n in range(len(few))
+            ]
+        return found
+
+    def _fan(self, count: int) -> Any:
+        """The rest for so many adapters at a time."""
+        if count not in self._fans:
+            features = keras.tree.map_structure(
+                lambda t: keras.Input(t.shape[1:], dtype=t.dtype, name=t.name),
+                surgery.untracked(surgery.graph_inputs(self._rest)),
+            )
+            slots = keras.Input(
+                batch_shape=(count,), dtype="int32", name="slots"
+            )
+            outputs = Fan(self._rest, count)(features, slots)
+            self._fans[count] = keras.Model([features, slots], outputs)
+        return self._fans[count]
+
+
+def run_like(like: Any, model: Any, inputs: Any) -> Any:
+    """Runs a model, compiled as another one is."""
+    for setting in ("run_eagerly", "jit_compile"):
+        wanted = getattr(like, setting)
+        if getattr(model, setting) != wanted:
+            setattr(model, setting, wanted)
+            model.predict_function = None
+    return model.predict_on_batch(inputs)
+
+
+def parts_for(
+    base: Layer,
+    inputs: Any,
+    named: dict[str, Any],
+    hosts: dict[str, Any],
+    shared: Shared,
+    like: Any,
+) -> Parts | None:
+    """Cuts a base for adapters; None where they share nothing of it.
+
+    Args:
+        base: The served base.
+        inputs: Its symbolic inputs, in its structure.
+        named: The same by name, as the bank's own model takes them.
+        hosts: Its layers with stacks, by path.
+        shared: What the adapters adapt.
+        like: The bank's model.
+    """
+    stages: list[StackedStage] = []
+    touched = {id(hosts[path]): key for path, key in shared}
+
+    def apart(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        key = touched.get(id(operation))
+        if not key:
+            return None
+        stack = operation.stacks[key]
+        kind = stack.kind
+        place = Place(kind.stream, kind.stage, kind.last)
+        stage = StackedStage(operation, stack)
+        stages.append(stage)
+        return called_apart(operation, stage, place, args, kwargs)
+
+    def begins(operation: Any) -> bool:
+        if isinstance(operation, StackedStage):
+            return True
+        if not isinstance(operation, keras.Layer) or is_bare(operation):
+            return False
+        return any(id(la) in touched for la in surgery.every_layer(operation))
+
+    found = cut_before(base, begins, apart)
+    if found is None:
+        return None
+    first, rest = found
+    outputs = Bare(first)(inputs)
+    return Parts(keras.Model(named, outputs), rest, like, stages)
+
+
+def is_bare(operation: Any) -> bool:
+    """Whether an operation stands for a host without its stage."""
+    return HOST in operation.__dict__
