@@ -72,6 +72,7 @@ class Side:
             frozen,
             batches,
             dtype="float16",
+            mask="padding_mask",
             batch_size=batches.batch_size,
             seed=seed,
             verbose=0,

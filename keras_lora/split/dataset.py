@@ -149,12 +149,13 @@ class Precomputed(keras.utils.PyDataset):
         ]
 
     def _shuffled(self) -> list[Rows]:
-        batches = []
+        batches: list[Rows] = []
+        left: list[tuple[int, np.ndarray]] = []
         for number, bucket in enumerate(self._buckets):
-            rows = self._rng.permutation(len(bucket.rows))
-            batches += [
-                Rows(((number, each, None),)) for each in self._cut(rows)
-            ]
+            parts = self._cut(self._rng.permutation(len(bucket.rows)))
+            batches += [Rows(((number, rows, None),)) for rows in parts[:-1]]
+            left.append((number, parts[-1]))
+        batches += self._leftover(left)
         order = self._rng.permutation(len(batches))
         batches = [batches[n] for n in order]
         first = self._telling(batches)
@@ -162,6 +163,18 @@ class Precomputed(keras.utils.PyDataset):
             return batches
         rest = [b for n, b in enumerate(batches) if n not in first]
         return [batches[n] for n in first] + rest
+
+    def _leftover(self, left: list[tuple[int, np.ndarray]]) -> list[Rows]:
+        """Batches of what is left of buckets; of several, where they pad."""
+        if not self._layout.padded:
+            return [Rows(((number, rows, None),)) for number, rows in left]
+        left = sorted(left, key=lambda part: self._buckets[part[0]].shapes)
+        owners = np.repeat([n for n, _ in left], [len(r) for _, r in left])
+        places = np.concatenate([rows for _, rows in left])
+        return [
+            Rows(tuple(parts_of(owners[cut], places[cut])))
+            for cut in self._cut(np.arange(len(owners)))
+        ]
 
     def _cut(self, rows: np.ndarray) -> list[np.ndarray]:
         starts = range(self.batch_size, len(rows), self.batch_size)
@@ -175,11 +188,13 @@ class Precomputed(keras.utils.PyDataset):
         """
         if not self._open:
             return None
-        first_of: dict[int, int] = {}
+        first_of: dict[Any, int] = {}
         for place, batch in enumerate(batches):
-            first_of.setdefault(batch.parts[0][0], place)
+            first_of.setdefault(tuple(self._shapes(batch)), place)
         places = list(first_of.values())
         pairs = itertools.combinations(places, 2)
+        if len(places) == 1:  # all are padded alike
+            return None
         found = next((p for p in pairs if self._tell(batches, *p)), None)
         problem = (
             "features differ in length by more than one axis, and no two "

@@ -201,13 +201,31 @@ def test_rows_are_cut_to_their_content_where_a_mask_is_named():
     dataset = made(frozen, x, y=y, mask="mask", batch_size=4)
     assert dataset.nbytes < 0.7 * whole.nbytes
     shapes = {dataset[n][0]["mask"].shape[1] for n in range(len(dataset))}
-    assert shapes == {8, 16, 24, 32, 40}
+    assert shapes == {8, 16, 32, 40}  # those of 24 are with others
     ordered = dataset.in_order()
     compiled(trainable)
     found = trainable.predict(ordered, verbose=0)
     assert difference([found], [model.predict(x, verbose=0)]) < 1e-5
     losses = [trainable.evaluate(each, verbose=0) for each in (dataset, whole)]
     assert abs(losses[0] - losses[1]) < 1e-5
+
+
+def test_what_is_left_of_each_length_makes_batches_together():
+    _, frozen, _ = sequences()
+    x, y = padded([8, 8, 8, 16, 16, 24, 24, 24, 24], 24), np.arange(9)
+    dataset = made(frozen, x, y=y, mask="mask", batch_size=4)
+    batches = [dataset[n] for n in range(len(dataset))]
+    assert sorted(len(labels) for _, labels in batches) == [1, 4, 4]
+    for features, labels in batches:
+        for row, length in zip(
+            features["mask"], x["mask"][labels], strict=True
+        ):
+            assert row.sum() == length.sum()
+        for row, label in zip(features["frozen"], labels, strict=True):
+            kept = int(x["mask"][label].sum())
+            expected = frozen.predict(x, verbose=0)["frozen"][label, :kept]
+            assert difference([row[:kept]], [expected]) < 1e-6
+    assert sorted(np.concatenate([y for _, y in batches])) == list(range(9))
 
 
 def test_rows_in_order_are_padded_where_the_first_two_batches_are_alike():
