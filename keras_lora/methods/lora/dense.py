@@ -137,9 +137,8 @@ class LinearLoRA(LowRank):
         )
 
     def _formed(self, x: Any) -> Any:
-        """The host's own output with `W + A B` in the place of `W`."""
-        update = ops.matmul(self.lora_a, self.lora_b * self.lora_scale)
-        kernel = surgery.kernel_of(self) + self._as_kernel(update)
+        """The host's own output with its updated kernel in place of its own."""
+        kernel = surgery.kernel_of(self) + self.delta_kernel()
         return self.host_call("call", x, overrides={surgery.KERNEL: kernel})
 
     def _takes_a_kernel(self) -> bool:
