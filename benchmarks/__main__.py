@@ -29,7 +29,7 @@ COMMANDS = {
     "peft_exchange": ["benchmarks.peft_exchange"],
     "peft_loading": ["benchmarks.peft_loading"],
     "methods": ["benchmarks.methods", "--quick"],
-    "last_blocks": ["benchmarks.last_blocks"],
+    "computed_once": ["benchmarks.computed_once"],
     "perplexity": ["benchmarks.perplexity"],
     "language_memory": ["benchmarks.language_memory"],
     "leaks": ["benchmarks.leaks"],

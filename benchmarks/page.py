@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import plots
+from benchmarks.computed_once_table import computed_once
 from benchmarks.doors_table import doors, inference
 from benchmarks.generation_table import generation
 from benchmarks.language_table import language_memory, perplexity
-from benchmarks.last_blocks_table import last_blocks
 from benchmarks.markdown import spread, table, where
 from benchmarks.methods_table import tables
 from benchmarks.server_table import hostile, server
@@ -496,7 +496,7 @@ def peft_loading(result: dict[str, Any]) -> str:
 SECTIONS: dict[str, Callable[[Any], str]] = {
     "app/adapters/results.json": tasks,
     "benchmarks/results/methods.json": methods,
-    "benchmarks/results/last_blocks.json": last_blocks,
+    "benchmarks/results/computed_once.json": computed_once,
     "benchmarks/results/bank_on_tasks.json": bank_on_tasks,
     "benchmarks/results/train_step.json": train_step,
     "benchmarks/results/scaling.json": scaling,

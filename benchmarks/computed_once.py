@@ -1,14 +1,16 @@
-"""LoRA on the last blocks, on features computed once, against all blocks.
+"""What trains on features that are computed once, against LoRA on all blocks.
 
-    python -m benchmarks.last_blocks [--texts N] [--json FILE]
+    python -m benchmarks.computed_once [--texts N] [--json FILE]
 
-The sides take turns, an epoch each, so that a noisy machine slows them alike.
+LoRA on the last blocks, and a ladder beside the base. The sides take turns, an
+epoch each, so that a noisy machine slows them alike.
 """
 
 import argparse
 import dataclasses
 import json
 import platform
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -21,11 +23,17 @@ from app.learn.batches import Batches, TrainBatches, predict_texts
 from app.texts.base import Tokenizer, load_base
 from app.texts.data import Split, Splits
 from app.texts.tasks import get_task
-from benchmarks.last_blocks_table import last_blocks
+from benchmarks.computed_once_table import computed_once
 from benchmarks.train_step import backend_version, machine
 
-TASKS = ("tweet-sentiment", "movie-sentiment")
-SIDES = {"all blocks": None, "the last 3": 3, "the last 2": 2}
+TASKS = ("tweet-sentiment", "product-sentiment", "movie-sentiment")
+ALL = "LoRA, all blocks"
+SIDES = {
+    ALL: keras_lora.LoRAConfig(),
+    "LoRA, the last 3": keras_lora.LoRAConfig(layers=slice(-3, None)),
+    "LoRA, the last 2": keras_lora.LoRAConfig(layers=slice(-2, None)),
+    "a ladder": keras_lora.SideConfig(),
+}
 WARM_UP = 0.1
 
 
@@ -33,13 +41,16 @@ class Side:
     """One way to train, with a base of its own.
 
     Args:
-        blocks: How many of the last blocks have adapters; None for all, which
-            train through the whole model.
+        name: Of `SIDES`.
+        splits: The texts.
+        tokenizer: Texts to token ids.
+        options: Of the command.
+        seed: Of the weights' start and the order of texts.
     """
 
     def __init__(
         self,
-        blocks: int | None,
+        name: str,
         splits: Splits,
         tokenizer: Tokenizer,
         options: argparse.Namespace,
@@ -47,13 +58,13 @@ class Side:
     ) -> None:
         keras.utils.set_random_seed(seed)
         base = load_base()
-        layers = None if blocks is None else slice(-blocks, None)
-        keras_lora.inject(base, keras_lora.LoRAConfig(layers=layers))
+        begun = time.perf_counter()
+        keras_lora.inject(base, SIDES[name])
         head = keras.layers.Dense(2, dtype="float32", name="head")
         self.model = keras.Model(base.input, head(base(base.input)))
         self.trained, self.once = self.model, 0.0
         texts, labels = splits.train.texts, splits.train.labels
-        if blocks is None:
+        if name == ALL:
             self.data: Any = TrainBatches(
                 texts, tokenizer, labels, options.batch, seed
             )
@@ -63,6 +74,7 @@ class Side:
             )
         self.compile(options)
         self.seconds: list[float] = []
+        self.job = time.perf_counter() - begun
 
     def features(self, batches: Batches, seed: int) -> Any:
         """Cuts the model and runs its first part once."""
@@ -101,12 +113,21 @@ class Side:
         begun = time.perf_counter()
         self.trained.fit(self.data, epochs=1, verbose=0)
         self.seconds.append(time.perf_counter() - begun)
+        self.job += self.seconds[-1]
+
+    def save(self) -> None:
+        """Writes the adapter's file."""
+        begun = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            keras_lora.save_adapter(self.model, Path(folder) / "a.safetensors")
+            self.job += time.perf_counter() - begun
 
     def result(self, part: Split, tokenizer: Tokenizer) -> dict[str, Any]:
         """What came of it."""
         logits = predict_texts(self.model, part.texts, tokenizer)
         found = {
             "epochs": self.seconds,
+            "job": self.job,
             "accuracy": float(np.mean(logits.argmax(-1) == part.labels)),
             "trainable": keras_lora.summary(self.model).trainable,
         }
@@ -124,12 +145,13 @@ def run(
     train = Split(splits.train.texts[few], splits.train.labels[few])
     splits = dataclasses.replace(splits, train=train)
     sides = {
-        name: Side(blocks, splits, tokenizer, options, seed)
-        for name, blocks in SIDES.items()
+        name: Side(name, splits, tokenizer, options, seed) for name in SIDES
     }
     for _ in range(options.epochs):
         for side in sides.values():
             side.epoch()
+    for side in sides.values():
+        side.save()
     test = Split(splits.test.texts[few], splits.test.labels[few])
     found = {n: side.result(test, tokenizer) for n, side in sides.items()}
     for name, side in found.items():
@@ -148,15 +170,19 @@ def gathered(runs: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
     for name in SIDES:
         own = [run[name] for run in runs]
         later = [seconds for run in own for seconds in run["epochs"][1:]]
-        base = [s for run in runs for s in run["all blocks"]["epochs"][1:]]
+        base = [s for run in runs for s in run[ALL]["epochs"][1:]]
         row: dict[str, Any] = {
             "epoch_seconds": quartiles(later),
+            "job_seconds": quartiles(run["job"] for run in own),
             "accuracy": [run["accuracy"] for run in own],
             "trainable": own[0]["trainable"],
         }
         if "once" in own[0]:
             ratios = [a / b for a, b in zip(later, base, strict=True)]
             row["over_all"] = quartiles(ratios)
+            row["job_over_all"] = quartiles(
+                run[name]["job"] / run[ALL]["job"] for run in runs
+            )
             row["precompute_seconds"] = quartiles(run["once"] for run in own)
             row["features_mb"] = own[0]["bytes"] / 1e6
         found[name] = row
@@ -169,6 +195,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--tasks", nargs="+", default=TASKS)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--json", type=Path, help="also write the result here")
     options = parser.parse_args()
@@ -191,14 +218,14 @@ def main() -> None:
         },
         "tasks": {},
     }
-    for task in TASKS:
+    for task in options.tasks:
         runs = []
         for seed in range(options.seeds):
             runs.append(run(task, seed, tokenizer, options))
             result["tasks"][task] = gathered(runs)
             if options.json:
                 options.json.write_text(json.dumps(result, indent=1) + "\n")
-    print(last_blocks(result))
+    print(computed_once(result))
 
 
 if __name__ == "__main__":
