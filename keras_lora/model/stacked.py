@@ -4,6 +4,7 @@ Writing a slot through Keras makes each variable anew, all of its slots. These
 are the backends' own ways to leave the others alone.
 """
 
+import functools
 import math
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -64,26 +65,20 @@ class Stacked:
 def _by_tensorflow(variables: list[tuple[Any, bool]]) -> tuple[Read, Write]:
     import tensorflow as tf
 
-    sizes = [math.prod(variable.shape[1:]) for variable, _ in variables]
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)])
-    def read(ids: Any) -> list[Any]:
-        return [slots_of(variable, ids) for variable, _ in variables]
-
-    @tf.function(autograph=False)
-    def put(slot: Any, values: Any) -> None:
-        parts = tf.split(values, sizes)
-        for (variable, whole), part in zip(variables, parts, strict=True):
-            part = tf.reshape(part, (1, *variable.shape[1:]))
-            stack = variable.value
-            if whole:
-                stack.assign(
-                    tf.tensor_scatter_nd_update(stack, slot[:, None], part)
-                )
-            else:
-                tf.raw_ops.ResourceScatterUpdate(
-                    resource=stack.handle, indices=slot, updates=part
-                )
+    # Partials: by their code TensorFlow would take the functions of several
+    # banks for one that is traced over and over, and warn.
+    ids = tf.TensorSpec([None], tf.int32)
+    values = tf.TensorSpec([None], tf.float32)
+    read = tf.function(
+        functools.partial(_read_by_tensorflow, variables),
+        input_signature=[ids],
+        autograph=False,
+    )
+    put = tf.function(
+        functools.partial(_put_by_tensorflow, variables),
+        input_signature=[ids, values],
+        autograph=False,
+    )
 
     def write(slot: int, values: Sequence[np.ndarray]) -> None:
         # As one tensor: to hand many over would take longer than writing.
@@ -91,6 +86,31 @@ def _by_tensorflow(variables: list[tuple[Any, bool]]) -> tuple[Read, Write]:
         put(tf.constant([slot]), tf.constant(joined))
 
     return read, write
+
+
+def _read_by_tensorflow(
+    variables: list[tuple[Any, bool]], ids: Any
+) -> list[Any]:
+    return [slots_of(variable, ids) for variable, _ in variables]
+
+
+def _put_by_tensorflow(
+    variables: list[tuple[Any, bool]], slot: Any, values: Any
+) -> None:
+    import tensorflow as tf
+
+    sizes = [math.prod(variable.shape[1:]) for variable, _ in variables]
+    parts = tf.split(values, sizes)
+    for (variable, whole), part in zip(variables, parts, strict=True):
+        part = tf.reshape(part, (1, *variable.shape[1:]))
+        stack = variable.value
+        if whole:
+            new = tf.tensor_scatter_nd_update(stack, slot[:, None], part)
+            stack.assign(new)
+        else:
+            tf.raw_ops.ResourceScatterUpdate(
+                resource=stack.handle, indices=slot, updates=part
+            )
 
 
 def _by_jax(variables: list[tuple[Any, bool]]) -> tuple[Read, Write]:

@@ -389,6 +389,18 @@ def test_few_lengths_and_sizes_are_compiled(gpt):
         same(bank.generate(asked, NAMES, stop_token_ids=None), want)
 
 
+def test_rows_of_wide_adapters_beside_narrow_ones(gpt, tmp_path):
+    task, paths, asked, narrow = gpt
+    config = keras_lora.LoRAConfig(rank=20)
+    wide = write(task, tmp_path / "wide", config, seed=9)
+    paths = {**paths, "c": wide}
+    want = alone(task, asked, paths, NAMES)
+    assert is_changed(want, narrow).tolist() == [n == "c" for n in NAMES]
+    with served(task) as bank:
+        with_adapters(bank, paths)
+        same(bank.generate(asked, NAMES, stop_token_ids=None), want)
+
+
 def test_more_adapters_than_slots_and_than_rows_of_a_batch(gpt):
     task, paths, asked, want = gpt
     with served(task, capacity=1) as bank:
