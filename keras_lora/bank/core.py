@@ -68,6 +68,10 @@ class Served(HeldBase):
         self._adapters: Adapters = {}
         limits = declared_kinds(layers, rank, targets)
         unfit = probe(base, layers, self._inputs)
+        limits = [
+            {p: k for p, k in kinds.items() if p not in unfit.inputs}
+            for kinds in limits
+        ]
         sampled = is_sampled(layers.values())
         digests = digests_of(layers, sampled)
         self._slots = Slots(layers, int(capacity))
@@ -75,9 +79,7 @@ class Served(HeldBase):
         self._using: list[str | None] = []
         try:
             self._take_base()
-            for kinds in limits:
-                fit = {p: k for p, k in kinds.items() if p not in unfit.inputs}
-                self._slots.provide(fit)
+            self._slots.provide(*limits)
             self._model = self._build_model()
             outputs = list(self._model.outputs)
         except BaseException:

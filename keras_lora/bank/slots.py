@@ -66,7 +66,7 @@ class Slots:
         """How many adapters one batch can use beside the pinned one."""
         return self.capacity - (self.pinned is not None)
 
-    def provide(self, kinds: dict[str, Kind]) -> int:
+    def provide(self, *kinds: dict[str, Kind]) -> int:
         """Adds or enlarges stacks so that adapters of these kinds fit.
 
         Either all of them or, where one fails, none.
@@ -75,21 +75,22 @@ class Slots:
             On how many layers something grew. Functions have to be traced
             anew then, and all slots are empty.
         """
-        grown = {}
-        for path, kind in kinds.items():
+        grown = []
+        for path, kind in (pair for some in kinds for pair in some.items()):
             host = self.hosts.get(path)
             stack = host.stacks.get(kind.key) if host else None
             if stack is None or stack.kind.size < kind.size:
-                grown[path] = kind
-        fresh = [path for path in grown if path not in self.hosts]
+                grown.append((path, kind))
+        paths = dict.fromkeys(path for path, _ in grown)
+        fresh = [path for path in paths if path not in self.hosts]
         made: list[tuple[Any, Stack]] = []
         try:
             hosts = {
                 path: become_host(self.layers[path], self.switch)
-                for path in grown
+                for path in paths
             }
             raise_if("No slots were made", self._no_room(grown, hosts))
-            for path, kind in grown.items():
+            for path, kind in grown:
                 host = hosts[path]
                 made.append((host, host.new_stack(kind, self.count)))
         except BaseException as error:
@@ -100,7 +101,7 @@ class Slots:
             if is_out_of_memory(error):
                 raise ValueError(
                     f"No slots were made: no memory for {self.count:,} on "
-                    f"{len(grown)} layers; a lower `capacity` takes less"
+                    f"{len(paths)} layers; a lower `capacity` takes less"
                 ) from error
             raise
         for host, stack in made:
@@ -110,9 +111,11 @@ class Slots:
             self._rows.clear()
             self.resident.clear()
             self.pin(self.pinned)
-        return len(grown)
+        return len(paths)
 
-    def _no_room(self, grown: dict[str, Kind], hosts: Layers) -> list[str]:
+    def _no_room(
+        self, grown: list[tuple[str, Kind]], hosts: Layers
+    ) -> list[str]:
         """Says whether stacks would take too much beside those there are."""
         there = [
             (stack, host)
@@ -121,7 +124,7 @@ class Slots:
         ]
         new = [
             (stack_class(kind.method)(kind, {}), hosts[path])
-            for path, kind in grown.items()
+            for path, kind in grown
         ]
         needed = sum(
             stack_bytes(stack, host, self.count) for stack, host in there + new
