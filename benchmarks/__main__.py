@@ -30,6 +30,8 @@ COMMANDS = {
     "peft_loading": ["benchmarks.peft_loading"],
     "methods": ["benchmarks.methods", "--quick"],
     "computed_once": ["benchmarks.computed_once"],
+    "all_tasks": ["benchmarks.all_tasks"],
+    "rematerialization": ["benchmarks.rematerialization"],
     "perplexity": ["benchmarks.perplexity"],
     "language_memory": ["benchmarks.language_memory"],
     "leaks": ["benchmarks.leaks"],

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import plots
+from benchmarks.all_tasks_table import all_tasks
 from benchmarks.computed_once_table import computed_once
 from benchmarks.doors_table import doors, inference
 from benchmarks.generation_table import generation
 from benchmarks.language_table import language_memory, perplexity
 from benchmarks.markdown import spread, table, where
 from benchmarks.methods_table import tables
+from benchmarks.rematerialization_table import rematerialization
 from benchmarks.server_table import hostile, server
 
 ROOT = Path(__file__).parents[1]
@@ -497,6 +499,8 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "app/adapters/results.json": tasks,
     "benchmarks/results/methods.json": methods,
     "benchmarks/results/computed_once.json": computed_once,
+    "benchmarks/results/all_tasks.json": all_tasks,
+    "benchmarks/results/rematerialization.json": rematerialization,
     "benchmarks/results/bank_on_tasks.json": bank_on_tasks,
     "benchmarks/results/train_step.json": train_step,
     "benchmarks/results/scaling.json": scaling,

@@ -1,0 +1,107 @@
+"""What rematerialized blocks save in a LoRA step of an encoder, and cost.
+
+Each side runs in processes of its own, which take turns: the peak of a process
+is that of everything it ever did. What the process held before its first step
+is measured beside it.
+
+    python -m benchmarks.rematerialization [--rounds 5] [--json FILE]
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+import keras_lora
+from benchmarks.language_memory import rematerialized
+from benchmarks.rematerialization_table import rematerialization
+from benchmarks.train_step import add_settings, batch, build, describe, spread
+
+SIDES = ("kept", "rematerialized")
+SETTINGS = ("layers", "width", "batch", "tokens", "rank", "rounds")
+STEPS = 6
+
+
+def megabytes(name: str) -> float:
+    """What the system says of this process's memory."""
+    status = Path("/proc/self/status").read_text()
+    found = re.search(rf"{name}:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) / 1024
+
+
+def print_steps(side: str, options: argparse.Namespace) -> None:
+    """Trains a few steps; prints memory before, its peak, and seconds."""
+    base, model = build(options)
+    if side == "rematerialized":
+        for layer in base.layers:
+            if "transformer_layer" in layer.name:
+                rematerialized(layer)
+    keras_lora.inject(base, keras_lora.LoRAConfig(options.rank))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-3), loss)
+    x, y = batch(options)
+    before, times = megabytes("VmRSS"), []
+    for _ in range(STEPS):
+        start = time.perf_counter()
+        float(model.train_on_batch(x, y))
+        times.append(time.perf_counter() - start)
+    seconds = float(np.median(times[2:]))
+    print(json.dumps([before, megabytes("VmHWM"), seconds]))
+
+
+def run(side: str, options: argparse.Namespace) -> list[float]:
+    """What a new process prints."""
+    command = [sys.executable, "-m", "benchmarks.rematerialization"]
+    command += ["--side", side]
+    for name in ("layers", "width", "batch", "tokens", "rank"):
+        command += [f"--{name}", str(getattr(options, name))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Runs the benchmark as the command line says, and prints it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add_settings(parser, rounds=5)
+    parser.set_defaults(tokens=128)
+    parser.add_argument("--side", choices=SIDES, help="only print one process")
+    options = parser.parse_args()
+    if options.side:
+        print_steps(options.side, options)
+        return
+    found: dict[str, list[list[float]]] = {side: [] for side in SIDES}
+    for _ in range(options.rounds):
+        for side in SIDES:
+            found[side].append(run(side, options))
+            print(side, *found[side][-1], flush=True)
+    values = {side: np.array(rows) for side, rows in found.items()}
+    for side, rows in values.items():
+        values[side] = np.column_stack([rows, rows[:, 1] - rows[:, 0]])
+    kept, again = values["kept"], values["rematerialized"]
+    names = ("before_mb", "peak_mb", "seconds", "step_mb")
+    result: dict[str, Any] = {
+        **describe(options, SETTINGS),
+        "sides": {
+            side: {n: spread(c) for n, c in zip(names, rows.T, strict=True)}
+            for side, rows in values.items()
+        },
+        "over_kept": {
+            name: spread(column)
+            for name, column in zip(names, (again / kept).T, strict=True)
+        },
+    }
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    print(rematerialization(result))
+
+
+if __name__ == "__main__":
+    main()
