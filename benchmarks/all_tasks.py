@@ -9,7 +9,6 @@ and LoRA on all of them, each by `predict_all`; and the latter by a call of
 
 import argparse
 import json
-import platform
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,14 +22,14 @@ from benchmarks.all_tasks_table import all_tasks
 from benchmarks.bank_parts import fresh, milliseconds
 from benchmarks.train_step import (
     add_settings,
-    backend_version,
     batch,
     build,
-    machine,
+    describe,
     spread,
 )
 
 TASKS = 5
+SETTINGS = ("layers", "width", "tokens", "rounds")
 KINDS = {
     "ladders": keras_lora.SideConfig(),
     "LoRA, the last 2 blocks": keras_lora.LoRAConfig(layers=slice(-2, None)),
@@ -98,20 +97,8 @@ def main() -> None:
     add_settings(parser)
     options = parser.parse_args()
     result = {
-        "versions": {
-            "keras": keras.__version__,
-            keras.backend.backend(): backend_version(),
-            "python": platform.python_version(),
-        },
-        "backend": keras.backend.backend(),
-        "machine": machine(),
-        "settings": {
-            "layers": options.layers,
-            "width": options.width,
-            "tokens": options.tokens,
-            "tasks": TASKS,
-            "rounds": options.rounds,
-        },
+        **describe(options, SETTINGS),
+        "tasks": TASKS,
         "rows": {
             str(rows): measured(options, rows) for rows in (options.batch, 1)
         },
