@@ -143,7 +143,7 @@ class AdapterBank(TogetherBank):
                 ids[:count] = self._slots_of(part.names, chosen)
                 taken = np.resize(part.rows, size)
                 inputs = with_ids(rows_of(x, taken), ids, self._inputs)
-                model = self._model_of(band_of(part.names, chosen))
+                model = self._models.of(band_of(part.names, chosen))
                 done.append((part, model.predict_on_batch(inputs)))
             self._drop_replaced(chosen, batch.names)
         return done

@@ -7,22 +7,18 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_lora.bank.adapter import ServedBase, read_adapter
 from keras_lora.bank.batches import Adapters, Names, names_of_rows
 from keras_lora.bank.generate import Generator
-from keras_lora.bank.held import PLAIN_CALLS, SERVED, HeldBase
-from keras_lora.bank.inputs import with_ids
+from keras_lora.bank.held import HeldBase
 from keras_lora.bank.memory import LARGEST_RANK, MOST_SLOTS
+from keras_lora.bank.models import Models
 from keras_lora.bank.probe import probe
-from keras_lora.bank.routing import Routed
 from keras_lora.bank.slots import Slots, declared_kinds
 from keras_lora.errors import raise_if
 from keras_lora.files.format import AdapterInfo
-from keras_lora.methods.stack import ALL_BANDS
-from keras_lora.model import surgery
 from keras_lora.model.compiled import forget_compiled
 from keras_lora.model.fingerprint import digests_of, is_sampled
 from keras_lora.model.paths import structural_paths
@@ -75,52 +71,18 @@ class Served(HeldBase):
         sampled = is_sampled(layers.values())
         digests = digests_of(layers, sampled)
         self._slots = Slots(layers, int(capacity))
-        self._models: dict[int, Any] = {}
         self._using: list[str | None] = []
         try:
             self._take_base()
             self._slots.provide(*limits)
-            self._model = self._build_model()
-            outputs = list(self._model.outputs)
+            self._models = Models(base, self._inputs, self._slots, self._hold)
+            outputs = list(self._models.whole.outputs)
         except BaseException:
             self._slots.close()
             self._leave_base()
             raise
         self._served = ServedBase(layers, digests, sampled, outputs, unfit)
         forget_compiled(layers.values())
-
-    def _model_of(self, band: int) -> Any:
-        """A model for rows that need no stack above a band: it reads none.
-
-        It runs as `model` does, and drops what it compiled as all models over
-        the base do.
-        """
-        if band >= self._slots.band:
-            return self._model
-        if band not in self._models:
-            self._models[band] = self._build_model(band)
-        model = self._models[band]
-        for setting in ("run_eagerly", "jit_compile"):
-            wanted = getattr(self._model, setting)
-            if getattr(model, setting) != wanted:
-                setattr(model, setting, wanted)
-                model.predict_function = None
-        return model
-
-    def _build_model(self, band: int = ALL_BANDS) -> Any:
-        ids = keras.Input((), dtype="int32", name="adapter_ids")
-        routed = Routed(
-            self._base,
-            lambda: self._slots.count,
-            self._hold,
-            band,
-            name="routed",
-        )
-        outputs = routed(self._inputs, ids)
-        model = keras.Model(with_ids(self._inputs, ids), outputs, name="bank")
-        surgery.forbid_training(model, SERVED)
-        surgery.run_within(model, PLAIN_CALLS, self._hold)
-        return model
 
     @property
     def model(self) -> Any:
@@ -132,7 +94,7 @@ class Served(HeldBase):
         id for long: an adapter may leave its slot.
         """
         self._check_attached()
-        return self._model
+        return self._models.whole
 
     @property
     def cache_hits(self) -> int:
@@ -189,7 +151,8 @@ class Served(HeldBase):
         with self._attached():
             grown = self._slots.provide(adapter.kinds)
             if grown:
-                forget_compiled([*self._layers.values(), self._model])
+                whole = self._models.whole
+                forget_compiled([*self._layers.values(), whole])
                 LOG.info(
                     "bank grew on %d layers; functions are traced again", grown
                 )
@@ -345,8 +308,8 @@ class Served(HeldBase):
             self._leave_base()
             forget_compiled(self._layers.values())
             self._adapters.clear()
-            self._models.clear()
             self._generator = None
+            del self._models
             base, self._base = self._base, None
             return base
 

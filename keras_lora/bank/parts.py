@@ -10,6 +10,7 @@ from keras import ops
 from keras_lora.bank.adapter import BankAdapter
 from keras_lora.bank.batches import Adapters
 from keras_lora.bank.host import BankHost
+from keras_lora.bank.models import like
 from keras_lora.bank.routing import route
 from keras_lora.methods.side import SideKind
 from keras_lora.methods.stack import BASE_BAND
@@ -111,14 +112,14 @@ class Parts:
     Args:
         first: What is run once, without any adapter.
         rest: What each of them runs.
-        like: The bank's model, which says how others over the base run.
+        whole: The bank's model, which says how others over the base run.
         stages: The stacks that the rest reads beside blocks.
     """
 
     def __init__(
-        self, first: Any, rest: Any, like: Any, stages: list["StackedStage"]
+        self, first: Any, rest: Any, whole: Any, stages: list["StackedStage"]
     ) -> None:
-        self._first, self._rest, self._like = first, rest, like
+        self._first, self._rest, self._whole = first, rest, whole
         self._stages = stages
         self._fans: dict[int, Any] = {}
 
@@ -139,7 +140,7 @@ class Parts:
 
     def features(self, inputs: Any) -> Any:
         """What the first part gives."""
-        return run_like(self._like, self._first, inputs)
+        return like(self._whole, self._first).predict_on_batch(inputs)
 
     def outputs(self, features: Any, slots: Sequence[int]) -> list[Any]:
         """The base's outputs with the adapter in each of some slots."""
@@ -147,7 +148,7 @@ class Parts:
         for start in range(0, len(slots), AT_ONCE):
             few = np.array(slots[start : start + AT_ONCE], "int32")
             fan = self._fan(len(few))
-            several = run_like(self._like, fan, [features, few])
+            several = like(self._whole, fan).predict_on_batch([features, few])
             found += [
                 keras.tree.map_structure(lambda y, n=n: y[n], several)
                 for n in range(len(few))
@@ -169,23 +170,13 @@ class Parts:
         return self._fans[count]
 
 
-def run_like(like: Any, model: Any, inputs: Any) -> Any:
-    """Runs a model, compiled as another one is."""
-    for setting in ("run_eagerly", "jit_compile"):
-        wanted = getattr(like, setting)
-        if getattr(model, setting) != wanted:
-            setattr(model, setting, wanted)
-            model.predict_function = None
-    return model.predict_on_batch(inputs)
-
-
 def parts_for(
     base: Layer,
     inputs: Any,
     named: dict[str, Any],
     hosts: dict[str, Any],
     shared: Shared,
-    like: Any,
+    whole: Any,
 ) -> Parts | None:
     """Cuts a base for adapters; None where they share nothing of it.
 
@@ -195,7 +186,7 @@ def parts_for(
         named: The same by name, as the bank's own model takes them.
         hosts: Its layers with stacks, by path.
         shared: What the adapters adapt.
-        like: The bank's model.
+        whole: The bank's model.
     """
     stages: list[StackedStage] = []
     touched = {id(hosts[path]): key for path, key in shared}
@@ -223,7 +214,7 @@ def parts_for(
         return None
     first, rest = found
     outputs = Bare(first)(inputs)
-    return Parts(keras.Model(named, outputs), rest, like, stages)
+    return Parts(keras.Model(named, outputs), rest, whole, stages)
 
 
 def is_bare(operation: Any) -> bool:

@@ -172,7 +172,7 @@ class TogetherBank(SpeakingBank):
                     outputs = parts.outputs(features, slots)
                 else:
                     outputs = [
-                        self._model_of(adapter.band).predict_on_batch(
+                        self._models.of(adapter.band).predict_on_batch(
                             {**inputs, IDS: np.full(size, slot, "int32")}
                         )
                         for adapter, slot in zip(some, slots, strict=True)
@@ -194,7 +194,12 @@ class TogetherBank(SpeakingBank):
             inputs = with_ids(self._inputs, None)
             del inputs[IDS]
             known[shared] = parts_for(
-                self._base, self._inputs, inputs, hosts, shared, self._model
+                self._base,
+                self._inputs,
+                inputs,
+                hosts,
+                shared,
+                self._models.whole,
             )
         return known[shared]
 
