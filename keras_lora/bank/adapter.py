@@ -16,7 +16,7 @@ from keras_lora.errors import raise_if, shorten
 from keras_lora.files.format import AdapterInfo, inspect_adapter, read_tensors
 from keras_lora.files.head_config import rebuild_head, wrong_head
 from keras_lora.files.labels import labels_misfit
-from keras_lora.files.match import misfits_of
+from keras_lora.files.match import apart_in, misfits_of
 from keras_lora.methods import METHODS
 from keras_lora.methods.method import Method, Widths
 from keras_lora.methods.stack import BASE_BAND, Arrays, Kind, Stack
@@ -181,6 +181,7 @@ def read_adapter(
     plain_layers = {path: plain(base.layers[path]) for path in named}
     misfits = misfits_of(info, plain_layers, base.widths, "tensor ")
     problems += sum(misfits.values(), [])
+    problems += apart_in(info, base.layers)
     raise_if(what, problems)
     if tensors is None:
         tensors = read_tensors(info)

@@ -9,7 +9,7 @@ from keras_lora.errors import raise_if, shorten
 from keras_lora.files.format import AdapterInfo, inspect_adapter, read_tensors
 from keras_lora.files.head import Head, find_head
 from keras_lora.files.head_config import wrong_head
-from keras_lora.files.match import find_base, misfits_of, wrong_base
+from keras_lora.files.match import apart_in, find_base, misfits_of, wrong_base
 from keras_lora.files.record import HEAD, OUTSIDE
 from keras_lora.files.save import Outside, trained_outside, trained_variables
 from keras_lora.model import surgery
@@ -93,11 +93,13 @@ def put(
     if info.base["sampled"] != is_sampled(layers.values()):
         digests = None
     misfits: dict[str, list[str]] = {}
+    apart: list[str] = []
     if attached:
         raise_if(what, not_a_base(layers))
         misfits = misfits_of(
             info, layers, lambda path, method: method.widths(layers[path])
         )
+        apart = apart_in(info, layers)
         fitting = {p: s for p, s in info.layers.items() if p not in misfits}
         attach(layers, fitting, set(info.trained), digests=digests)
     try:
@@ -107,7 +109,7 @@ def put(
             for key, value in tensors.items()
             if not key.startswith("@") and owner(key) not in misfits
         }
-        problems = sum(misfits.values(), []) + differing(variables, inner)
+        problems = sum(misfits.values(), apart) + differing(variables, inner)
         if head:
             found = Adapted(found.model) if attached else found
             placed, missing = place_outside(found, info, tensors)

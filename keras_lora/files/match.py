@@ -1,6 +1,7 @@
 """Whether a file and a model belong together, before either is touched."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 
@@ -86,6 +87,19 @@ def wrong_base(layers: Layers, info: AdapterInfo) -> tuple[list[str], Digests]:
     problems = other_base(theirs, digests)
     missing = [p for p in (*info.layers, *info.trained) if p not in layers]
     return problems + [f"{path}: no such layer" for path in missing], digests
+
+
+def apart_in(info: AdapterInfo, layers: Mapping[str, Layer]) -> list[str]:
+    """Says why what a file has for several layers is not one adapter."""
+    of_method: dict[str, dict[str, Any]] = {}
+    for path, settings in info.layers.items():
+        if path in layers:
+            of_method.setdefault(settings["method"], {})[path] = settings
+    return [
+        problem
+        for name, found in of_method.items()
+        for problem in METHODS[name].together(found, dict(layers))
+    ]
 
 
 def misfits_of(

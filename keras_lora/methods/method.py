@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from keras_lora.methods.stack import Settings, Stack
+from keras_lora.model.paths import Layers
 from keras_lora.model.surgery import Layer
 
 SettingsOf = dict[str, Settings]
@@ -61,6 +62,11 @@ def always(settings: Settings) -> list[str]:
     return []
 
 
+def each_alone(settings: SettingsOf, layers: Layers) -> list[str]:
+    """For methods whose layers have nothing to do with each other."""
+    return []
+
+
 @dataclass(frozen=True)
 class Method:
     """One kind of adapter.
@@ -78,6 +84,8 @@ class Method:
             known is a sentence that says why.
         misfit: Says what of the settings this Keras does not know.
         reads_kernel: Whether it needs the values of a float kernel.
+        together: Says why what a file has for all layers of the method, by
+            path, is not one adapter on a base's layers.
     """
 
     name: str
@@ -89,6 +97,7 @@ class Method:
     widths: Callable[[Layer], Widths] = no_widths
     misfit: Callable[[Settings], list[str]] = always
     reads_kernel: bool = False
+    together: Callable[[SettingsOf, Layers], list[str]] = each_alone
 
     def misfits(
         self, path: str, settings: Settings, widths: Widths

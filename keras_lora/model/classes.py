@@ -19,6 +19,11 @@ def class_on(host: Any, *mixins: Any) -> Any:
     return type(host.__name__, (*mixins, host), body)
 
 
+def plain_class(layer: Any) -> Any:
+    """The class that a layer has without anything of ours."""
+    return getattr(type(layer), "_host_class", type(layer))
+
+
 def registered(cls: Any, name: str, known: Any) -> Any:
     """Gives `cls` a name in Keras's files, by which it finds `known`.
 

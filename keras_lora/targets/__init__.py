@@ -1,6 +1,11 @@
 """Which layers a name, a pattern, a block or a placement means."""
 
-from keras_lora.targets.blocks import Blocks, chain_of_blocks, in_blocks
+from keras_lora.targets.blocks import (
+    Blocks,
+    chain_of_blocks,
+    in_blocks,
+    wrong_chain,
+)
 from keras_lora.targets.find import (
     linear_targets,
     mostly_elsewhere,

@@ -7,6 +7,7 @@ import keras
 
 from keras_lora.errors import shorten
 from keras_lora.model import surgery
+from keras_lora.model.classes import plain_class
 from keras_lora.model.paths import Layers
 from keras_lora.model.surgery import Layer
 from keras_lora.model.widths import LINEAR
@@ -74,10 +75,16 @@ def chain_of_blocks(
     if chosen is not None:
         inside, problems = in_blocks(layers, linear, chosen)
         blocks = [p for p in blocks if any(within(t, [p]) for t in inside)]
-    for one, two in itertools.pairwise(blocks):
-        if not reads(layers[two], layers[one]):
-            problems.append(f"{two}: it does not read what {one} gives")
-    return blocks, problems
+    return blocks, problems + wrong_chain(layers, blocks)
+
+
+def wrong_chain(layers: Layers, blocks: list[str]) -> list[str]:
+    """Says which blocks do not read the one before them."""
+    return [
+        f"{two}: it does not read what {one} gives"
+        for one, two in itertools.pairwise(blocks)
+        if not reads(layers[two], layers[one])
+    ]
 
 
 def reads(layer: Layer, before: Layer) -> bool:
@@ -87,7 +94,7 @@ def reads(layer: Layer, before: Layer) -> bool:
     """
     sources = []
     for args, kwargs in surgery.symbolic_calls(layer):
-        x = surgery.first_argument(type(layer), args, kwargs)
+        x = surgery.first_argument(plain_class(layer), args, kwargs)
         if isinstance(x, keras.KerasTensor) and surgery.in_graph(x):
             sources.append(surgery.graph_source(x)[0])
     return not sources or any(source is before for source in sources)

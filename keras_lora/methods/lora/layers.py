@@ -10,6 +10,7 @@ from keras_lora.methods.lora.embedding import (
     LoRAEmbedding,
     LoRAReversibleEmbedding,
 )
+from keras_lora.model.classes import plain_class
 
 LORA_LAYERS: tuple[Any, ...] = (
     LoRADense,
@@ -27,7 +28,7 @@ def lora_class(layer: keras.layers.Layer) -> type | None:
     A subclass with a `call` of its own is left alone: what it does with its
     kernel is not known.
     """
-    host: Any = getattr(type(layer), "_host_class", type(layer))
+    host: Any = plain_class(layer)
     table = issubclass(host, keras.layers.Embedding)
     if table and hasattr(layer, "tie_weights"):
         return LoRAReversibleEmbedding

@@ -3,7 +3,7 @@
 from typing import Any
 
 from keras_lora.methods.method import Method, Settings, Widths
-from keras_lora.methods.side.config import SideConfig, wrong_stage
+from keras_lora.methods.side.config import SideConfig, wrong_ladder, wrong_stage
 from keras_lora.methods.side.layer import (
     OWN,
     SideStage,
@@ -35,4 +35,5 @@ SIDE = Method(
     check=wrong_stage,
     stack=SideStack,
     widths=read_width,
+    together=wrong_ladder,
 )

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from keras_lora.errors import raise_if
-from keras_lora.methods.method import Method, Plan
+from keras_lora.errors import raise_if, shorten
+from keras_lora.methods.method import Method, Plan, SettingsOf
 from keras_lora.methods.stack import Settings
+from keras_lora.model.classes import plain_class
+from keras_lora.model.paths import Layers
 from keras_lora.model.surgery import Layer
 from keras_lora.model.widths import output_axes
 from keras_lora.settings import (
@@ -17,7 +19,12 @@ from keras_lora.settings import (
     wrong_layers,
     wrong_targets,
 )
-from keras_lora.targets import Blocks, Targets, chain_of_blocks
+from keras_lora.targets import (
+    Blocks,
+    Targets,
+    chain_of_blocks,
+    wrong_chain,
+)
 
 WIDEST = 65_536
 CAUSAL = (
@@ -111,11 +118,12 @@ class SideConfig:
 
 def wrong_block(path: str, layer: Layer) -> list[str]:
     """Says why no ladder reads a block."""
-    known = inspect.signature(layer.call).parameters
+    host = plain_class(layer)
+    known = inspect.signature(host.call).parameters
     causal = [name for name in CAUSAL if name in known]
     if causal:
         return [
-            f"{path}: {type(layer).__name__} is causal (its call takes "
+            f"{path}: {host.__name__} is causal (its call takes "
             f"`{causal[0]}`): a ladder is for encoders, where all positions "
             "see each other"
         ]
@@ -149,3 +157,28 @@ def wrong_stage(settings: Settings) -> list[str]:
             f"`stage` must be an int below `stages`. Received: stage={stage!r}"
         )
     return problems
+
+
+def wrong_ladder(settings: SettingsOf, layers: Layers) -> list[str]:
+    """Says why the stages in a file are not one whole ladder on a base."""
+    blocks = sorted(settings, key=lambda path: settings[path]["stage"])
+    stages = [settings[path]["stage"] for path in blocks]
+    sizes = {
+        name: sorted({settings[path][name] for path in blocks})
+        for name in ("width", "heads", "stages")
+    }
+    problems = [
+        f"the stages of the ladder differ in `{name}`: "
+        + shorten(map(str, found))
+        for name, found in sizes.items()
+        if len(found) > 1
+    ]
+    if stages != list(range(len(blocks))) or sizes["stages"] != [len(blocks)]:
+        problems.append(
+            "the ladder is not whole: there are stages "
+            f"{shorten(map(str, stages))} of "
+            + shorten(map(str, sizes["stages"]))
+        )
+    for path in blocks:
+        problems += wrong_block(path, layers[path])
+    return problems + wrong_chain(layers, blocks)
