@@ -27,13 +27,9 @@ from keras_lora.targets import (
 )
 
 WIDEST = 65_536
-CAUSAL = (
-    "use_causal_mask",
-    "self_attention_cache",
-    "self_attention_cache_update_index",
-    "decoder_padding_mask",
-)
-"""Arguments of blocks in which no position sees those after it."""
+CAUSAL = ("use_causal_mask", "decoder_padding_mask", "cache")
+"""What arguments are called, or end in, of blocks in which no position sees
+those after it."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +116,7 @@ def wrong_block(path: str, layer: Layer) -> list[str]:
     """Says why no ladder reads a block."""
     host = plain_class(layer)
     known = inspect.signature(host.call).parameters
-    causal = [name for name in CAUSAL if name in known]
+    causal = [name for name in known if name.endswith(CAUSAL)]
     if causal:
         return [
             f"{path}: {host.__name__} is causal (its call takes "
