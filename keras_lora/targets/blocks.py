@@ -73,7 +73,8 @@ def chain_of_blocks(
             ]
         blocks = stacks[0]
     if chosen is not None:
-        inside, problems = in_blocks(layers, linear, chosen)
+        inside, missed = in_blocks(layers, linear, chosen)
+        problems += missed
         blocks = [p for p in blocks if any(within(t, [p]) for t in inside)]
     return blocks, problems + wrong_chain(layers, blocks)
 
