@@ -88,7 +88,7 @@ class StackedStage(keras.layers.Layer):
     """
 
     def __init__(self, host: BankHost, stack: Any) -> None:
-        super().__init__(name=f"{host.name}_side", dtype="float32")
+        super().__init__(name=f"{host.name}_side", autocast=False)
         self.__dict__[HOST], self.__dict__["_stack"] = host, stack
         self.own = list(stack.variables.values())
         self.supports_masking = True
@@ -99,10 +99,16 @@ class StackedStage(keras.layers.Layer):
         stack, host = self.__dict__["_stack"], self.__dict__[HOST]
         return host.__dict__["_stacks"].get(stack.kind.key) is not stack
 
-    def call(self, y: Any, stream: Any = None, visible: Any = None) -> Any:
+    def call(
+        self,
+        y: Any,
+        stream: Any = None,
+        padding: Any = None,
+        attention: Any = None,
+    ) -> Any:
         """The stream, or the block's output with what the ladder adds."""
         stack, ids = self.__dict__["_stack"], self.__dict__[HOST]._ids(y)
-        stream = stack.stream_after(y, stream, visible, ids)
+        stream = stack.stream_after(y, stream, (padding, attention), ids)
         return stack.joined(y, stream, ids) if stack.kind.last else stream
 
 

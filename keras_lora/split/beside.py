@@ -54,12 +54,12 @@ def called_apart(
     host: Any, stage: Any, place: Place, args: Any, kwargs: dict[str, Any]
 ) -> Any:
     """Calls a block as it is without a stage, and then the stage alone."""
-    x, visible = what_it_sees(host._host_class, args, kwargs)
+    x, seen = what_it_sees(host._host_class, args, kwargs)
     stream = stream_of(x, place.stream, place.stage, host.name)
     outputs = bare(host)(*args, **kwargs)
     several = isinstance(outputs, tuple | list)
     y = outputs[0] if several else outputs
-    found = stage(y, stream, visible)
+    found = stage(y, stream, *seen)
     if place.last:
         y = surgery.keep_mask(y, found)
     else:
@@ -83,14 +83,20 @@ class Stage(keras.layers.Layer):
     """
 
     def __init__(self, host: Any) -> None:
-        super().__init__(name=f"{host.name}_side", dtype="float32")
+        super().__init__(name=f"{host.name}_side", autocast=False)
         self.__dict__[HOST] = host
         self.own = list(host.adapter_weights.values())
         self.own_dropout = host.__dict__.get("_adapter_dropout")
         self.supports_masking = True
         self.built = True
 
-    def call(self, y: Any, stream: Any = None, visible: Any = None) -> Any:
+    def call(
+        self,
+        y: Any,
+        stream: Any = None,
+        padding: Any = None,
+        attention: Any = None,
+    ) -> Any:
         """The stream, or the block's output with what the ladder adds."""
         host = self.__dict__[HOST]
         if not has_stage(host):
@@ -98,7 +104,7 @@ class Stage(keras.layers.Layer):
                 f"Layer {host.name!r} has no ladder any more: `split` the "
                 "model again"
             )
-        stream = host.stream_after(y, stream, visible)
+        stream = host.stream_after(y, stream, (padding, attention))
         if is_last(host.adapter_settings):
             return host.joined(y, stream)
         return stream

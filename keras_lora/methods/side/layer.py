@@ -1,7 +1,7 @@
 """Blocks of a base with the stages of a ladder beside them."""
 
 import inspect
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from keras import ops
 
@@ -18,6 +18,8 @@ from keras_lora.methods.side.ladder import (
 )
 from keras_lora.model import surgery
 
+Seen: TypeAlias = tuple[Any, Any]
+"""The masks that a block is given, of padding and of attention, or None."""
 OWN = ""
 """The stream of a block's own stage, among those beside a tensor."""
 
@@ -57,22 +59,22 @@ class SideStage(AdapterHost):
     def _beside(self, y: Any, args: Any, kwargs: Any) -> Any:
         if isinstance(y, tuple | list):
             return type(y)([self._beside(y[0], args, kwargs), *y[1:]])
-        x, visible = what_it_sees(self._host_class, args, kwargs)
+        x, seen = what_it_sees(self._host_class, args, kwargs)
         stream = stream_of(x, OWN, self.adapter_settings["stage"], self.name)
-        return self.climbed(y, stream, visible)
+        return self.climbed(y, stream, seen)
 
-    def climbed(self, y: Any, stream: Any, visible: Any) -> Any:
+    def climbed(self, y: Any, stream: Any, seen: Seen) -> Any:
         """The block's output `y`, with what goes on beside it."""
-        stream = self.stream_after(y, stream, visible)
+        stream = self.stream_after(y, stream, seen)
         if is_last(self.adapter_settings):
             return self.joined(y, stream)
         return with_stream(y, OWN, stream)
 
-    def stream_after(self, y: Any, stream: Any, visible: Any) -> Any:
+    def stream_after(self, y: Any, stream: Any, seen: Seen) -> Any:
         """The stream, once this stage has taken the block's output in."""
         w, heads = self.stage_weights, self.adapter_settings["heads"]
         y = ops.stop_gradient(ops.cast(y, "float32"))
-        return climb(y, stream, visible, w, heads, self.dropped)
+        return climb(y, stream, visible(*seen), w, heads, self.dropped)
 
     def joined(self, y: Any, stream: Any) -> Any:
         """The block's output with what the ladder adds to it."""
@@ -116,11 +118,11 @@ def with_stream(y: Any, key: str, stream: Any) -> Any:
     return y
 
 
-def what_it_sees(host: type, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """A block's first input, and what each of its positions may see.
+def what_it_sees(host: type, args: Any, kwargs: Any) -> tuple[Any, Seen]:
+    """A block's first input, and what it was told of what it may see.
 
-    That is what the block was told: a padding mask, an attention mask, or the
-    Keras mask on its input. It fits (batch, length, length), or is None.
+    The latter as it came: `split` hands on what other layers read, too. The
+    padding is that on the input where no argument says it.
     """
     bound = inspect.signature(host.call).bind(None, *args, **kwargs)  # type: ignore[attr-defined]
     _, x, *_ = bound.arguments.values()
@@ -128,11 +130,16 @@ def what_it_sees(host: type, args: Any, kwargs: Any) -> tuple[Any, Any]:
     padding = given.get("padding_mask", given.get("mask"))
     if padding is None:
         padding = surgery.mask_of(x)
+    return x, (padding, given.get("attention_mask"))
+
+
+def visible(padding: Any, attention: Any) -> Any:
+    """What each position may see; fits (batch, length, length), or is None."""
     found = None
     if padding is not None:
         found = ops.expand_dims(ops.cast(padding, "bool"), 1)
-    more = given.get("attention_mask")
-    if more is not None:
-        more = ops.cast(more, "bool")
-        found = more if found is None else ops.logical_and(found, more)
-    return x, found
+    if attention is not None:
+        attention = ops.cast(attention, "bool")
+        both = found is not None
+        found = ops.logical_and(found, attention) if both else attention
+    return found

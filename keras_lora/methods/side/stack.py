@@ -13,8 +13,10 @@ from keras_lora.methods.side.ladder import (
     unpacked,
 )
 from keras_lora.methods.side.layer import (
+    Seen,
     stage_shapes,
     stream_of,
+    visible,
     what_it_sees,
     with_stream,
 )
@@ -94,22 +96,22 @@ class SideStack(Stack):
             first = self.apply_in_call(host, y[0], ids, args, kwargs)
             return type(y)([first, *y[1:]])
         kind = self.kind
-        x, visible = what_it_sees(host._host_class, args, kwargs)
+        x, seen = what_it_sees(host._host_class, args, kwargs)
         stream = stream_of(x, kind.stream, kind.stage, host.name)
-        return self.climbed(y, stream, visible, ids)
+        return self.climbed(y, stream, seen, ids)
 
-    def climbed(self, y: Any, stream: Any, visible: Any, ids: Any) -> Any:
+    def climbed(self, y: Any, stream: Any, seen: Seen, ids: Any) -> Any:
         """The block's output `y`, with what goes on beside it."""
-        stream = self.stream_after(y, stream, visible, ids)
+        stream = self.stream_after(y, stream, seen, ids)
         if self.kind.last:
             return self.joined(y, stream, ids)
         return with_stream(y, self.kind.stream, stream)
 
-    def stream_after(self, y: Any, stream: Any, visible: Any, ids: Any) -> Any:
+    def stream_after(self, y: Any, stream: Any, seen: Seen, ids: Any) -> Any:
         """The stream, once these stages have taken the block's output in."""
         y = ops.cast(y, "float32")
         weights, heads = self.stages(ids), self.kind.heads
-        return climb(y, stream, visible, weights, heads, lambda x: x)
+        return climb(y, stream, visible(*seen), weights, heads, lambda x: x)
 
     def joined(self, y: Any, stream: Any, ids: Any) -> Any:
         """The block's output with what the ladders add to it."""
