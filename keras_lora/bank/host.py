@@ -120,12 +120,13 @@ class BankHost(AdapterHost):
 
     def _served(self, method: str, args: Any, kwargs: Any) -> Any:
         x = surgery.first_argument(self._host_class, args, kwargs)
-        ids = self._ids(x)
+        ids, mask = self._ids(x), surgery.mask_of(x)
         if ids is None or not self._stacks_there(before_activation=True):
             y = self.host_call(method, *args, **kwargs)
         else:
             y = getattr(super(), method)(*args, **kwargs)
         if ids is not None:
+            surgery.put_mask(x, mask)  # attention takes it off its input
             for stack in self._stacks_there(before_activation=False):
                 beside = surgery.side_of(y)
                 y = stack.apply_in_call(self, y, ids, args, kwargs)

@@ -191,10 +191,14 @@ def set_trainable_flag(layer: Layer, value: bool) -> None:
 
 def keep_mask(source: Any, target: Any) -> Any:
     """Carries a Keras mask from one tensor to another; returns the other."""
-    mask = get_keras_mask(source)
-    if mask is not None and get_keras_mask(target) is None:
-        set_keras_mask(target, mask)
+    put_mask(target, get_keras_mask(source))
     return target
+
+
+def put_mask(tensor: Any, mask: Any) -> None:
+    """Puts a Keras mask, if any, on a tensor that has none."""
+    if mask is not None and get_keras_mask(tensor) is None:
+        set_keras_mask(tensor, mask)
 
 
 def kernel_of(layer: Layer) -> Any:

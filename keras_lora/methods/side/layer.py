@@ -54,12 +54,14 @@ class SideStage(AdapterHost):
         return plain.compute_output_spec(*args, **kwargs)
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
-        return self._beside(super().call(*args, **kwargs), args, kwargs)  # type: ignore[misc]
-
-    def _beside(self, y: Any, args: Any, kwargs: Any) -> Any:
-        if isinstance(y, tuple | list):
-            return type(y)([self._beside(y[0], args, kwargs), *y[1:]])
+        # Attention takes the mask off its input: this one comes first.
         x, seen = what_it_sees(self._host_class, args, kwargs)
+        y = super().call(*args, **kwargs)  # type: ignore[misc]
+        return self._beside(y, x, seen)
+
+    def _beside(self, y: Any, x: Any, seen: Seen) -> Any:
+        if isinstance(y, tuple | list):
+            return type(y)([self._beside(y[0], x, seen), *y[1:]])
         stream = stream_of(x, OWN, self.adapter_settings["stage"], self.name)
         return self.climbed(y, stream, seen)
 
