@@ -423,11 +423,6 @@ def mask_of(tensor: Any) -> Any:
     return get_keras_mask(tensor)
 
 
-def put_mask(tensor: Any, mask: Any) -> None:
-    """Puts a Keras mask on a tensor."""
-    set_keras_mask(tensor, mask)
-
-
 @contextlib.contextmanager
 def named_apart(operations: Iterable[Any]) -> Iterator[bool]:
     """Gives operations of equal names different ones for the while.

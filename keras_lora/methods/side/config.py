@@ -19,12 +19,7 @@ from keras_lora.settings import (
     wrong_layers,
     wrong_targets,
 )
-from keras_lora.targets import (
-    Blocks,
-    Targets,
-    chain_of_blocks,
-    wrong_chain,
-)
+from keras_lora.targets import Blocks, Targets, chain_of_blocks, wrong_chain
 
 WIDEST = 65_536
 CAUSAL = ("use_causal_mask", "decoder_padding_mask", "cache")
