@@ -113,6 +113,12 @@ class TogetherBank(SpeakingBank):
         problems = positive_int("batch_size", batch_size)
         if isinstance(adapters, str):
             adapters = [adapters]
+        if not isinstance(adapters, list | tuple | None):
+            problems.append(
+                "`adapters` must be None or a list of names. "
+                f"Received: adapters={adapters!r}"
+            )
+            adapters = ()
         with self._attached():
             names = list(self.names if adapters is None else adapters)
             raise_if("Nothing was predicted", problems + self._unknown(names))

@@ -176,6 +176,11 @@ def test_what_is_wrong_is_listed_at_once(bank, tasks):
         "batch_size=0",
     )
     refused(lambda: bank.predict_all(words(), "c"), "'c'")
+    for adapters in (5, {"all"}, object()):
+        refused(
+            lambda a=adapters: bank.predict_all(words(), a),
+            "`adapters` must be",
+        )
     assert_own(bank.predict_all(words(), ["wide"]), tasks)
 
 
