@@ -20,13 +20,7 @@ import numpy as np
 import keras_lora
 from benchmarks.all_tasks_table import all_tasks
 from benchmarks.bank_parts import fresh, milliseconds
-from benchmarks.train_step import (
-    add_settings,
-    batch,
-    build,
-    describe,
-    spread,
-)
+from benchmarks.train_step import add_settings, batch, build, describe, spread
 
 TASKS = 5
 SETTINGS = ("layers", "width", "tokens", "rounds")

@@ -125,7 +125,8 @@ def wrong_block(path: str, layer: Layer) -> list[str]:
 
 def wrong_sizes(settings: Mapping[str, Any]) -> list[str]:
     """Says what of a ladder's sizes is missing or out of range."""
-    width, heads = settings.get("width"), settings.get("heads")
+    width: Any = settings.get("width")
+    heads: Any = settings.get("heads")
     problems = positive_int("width", width, WIDEST)
     problems += positive_int("heads", heads, WIDEST)
     if not problems and width % heads:
@@ -138,11 +139,11 @@ def wrong_sizes(settings: Mapping[str, Any]) -> list[str]:
 
 def wrong_stage(settings: Settings) -> list[str]:
     """Says what of a stage's settings in a file is missing or out of range."""
-    stages = settings.get("stages")
+    stage: Any = settings.get("stage")
+    stages: Any = settings.get("stages")
     problems = wrong_sizes(settings)
     problems += positive_int("features", settings.get("features"))
     problems += positive_int("stages", stages)
-    stage = settings.get("stage")
     if not is_int(stage) or not is_int(stages) or not 0 <= stage < stages:
         problems.append(
             f"`stage` must be an int below `stages`. Received: stage={stage!r}"
