@@ -75,7 +75,8 @@ def inject(model: Any, config: Config, *, train: Targets = ()) -> Any:
         model: A built Keras model. It is marked as the base: paths in adapter
             files count from it. A head goes on top of it, or is named in
             `train`.
-        config: `LoRAConfig`, `DoRAConfig`, `IA3Config` or `AdapterConfig`.
+        config: `LoRAConfig`, `DoRAConfig`, `IA3Config`, `AdapterConfig` or
+            `SideConfig`.
         train: Layers of the model that train as they are, such as a head or
             norms; matched as a list or regular expression of targets, with
             everything below them.

@@ -31,6 +31,7 @@ class SideStage(AdapterHost):
     The last stage adds to the block's output; the others leave it as it is.
     """
 
+    adapter_settings: dict[str, Any]
     neutral_weights: ClassVar[tuple[str, ...]] = ("stage",)
     not_mergeable: ClassVar[str] = (
         "what stands beside the base cannot be folded into its kernels"
