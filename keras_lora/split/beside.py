@@ -63,7 +63,7 @@ def called_apart(
     if place.last:
         y = surgery.keep_mask(y, found)
     else:
-        y = with_stream(y, place.stream, found)
+        y = with_stream(y, place.stream, place.stage, found)
     return type(outputs)([y, *outputs[1:]]) if several else y
 
 

@@ -71,7 +71,7 @@ def head(units):
 CONFIGS = {
     "narrow": (ladder(), head(2)),
     "narrow-2": (ladder(), head(3)),
-    "wide": (ladder(12, 3), head(2)),
+    "wide": (ladder(20, 4), head(2)),
     "features": (ladder(), None),
     "last": (LoRAConfig(2, layers=slice(-1, None)), head(2)),
     "last-two": (LoRAConfig(3, layers=slice(-2, None)), head(4)),
@@ -278,6 +278,29 @@ def test_rows_of_a_mixed_batch_climb_their_own_ladders(bank, tasks):
                 lambda y, n=number: y[n], outputs
             )
             assert off(got[number], expected) < 1e-5, (names, number)
+
+
+def test_ladders_that_begin_at_other_blocks_stand_side_by_side(tmp_path):
+    base, x = encoder(4), words()
+    made = {
+        name: make_task(
+            base,
+            tmp_path / name,
+            SideConfig(8, 2, 0.0, layers=blocks),
+            x,
+            seed=seed,
+        )
+        for seed, (name, blocks) in enumerate(
+            {"early": [0, 1, 2], "late": [1, 2, 3], "later": [2, 3]}.items()
+        )
+    }
+    with served(base) as bank:
+        bank.model.run_eagerly = True
+        loaded(bank, made)
+        names = ["early", "late", "later", "late"]
+        for number, row in enumerate(bank.predict(x, adapter=names)):
+            assert off(row, made[names[number]].row(number)) < 1e-5
+        assert_own(bank.predict_all(x), made)
 
 
 def test_plain_calls_follow_a_ladder(bank, tasks):

@@ -72,7 +72,7 @@ class SideStage(AdapterHost):
         stream = self.stream_after(y, stream, seen)
         if is_last(self.adapter_settings):
             return self.joined(y, stream)
-        return with_stream(y, OWN, stream)
+        return with_stream(y, OWN, self.adapter_settings["stage"], stream)
 
     def stream_after(self, y: Any, stream: Any, seen: Seen) -> Any:
         """The stream, once this stage has taken the block's output in."""
@@ -106,19 +106,23 @@ def stream_of(x: Any, key: str, stage: int, name: str) -> Any:
     if not stage:
         return None
     streams = surgery.side_of(x) or {}
-    if key not in streams:
+    if (key, stage - 1) not in streams:
         raise ValueError(
             f"Layer {name!r} has stage {stage} of a ladder, and its input does "
             "not come straight from the block with the stage before: the base "
             "was run in parts, or does something to what its blocks give. "
             "`split` cuts such a model in two"
         )
-    return streams[key]
+    return streams[key, stage - 1]
 
 
-def with_stream(y: Any, key: str, stream: Any) -> Any:
-    """`y`, a tensor of its own, with a stream beside it."""
-    surgery.put_side(y, {**(surgery.side_of(y) or {}), key: stream})
+def with_stream(y: Any, key: str, stage: int, stream: Any) -> Any:
+    """`y`, a tensor of its own, with what a stage gives beside it.
+
+    A bank's block may have stages of several ladders: one may be the first of
+    its own, another the second.
+    """
+    surgery.put_side(y, {**(surgery.side_of(y) or {}), (key, stage): stream})
     return y
 
 

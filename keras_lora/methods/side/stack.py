@@ -105,7 +105,7 @@ class SideStack(Stack):
         stream = self.stream_after(y, stream, seen, ids)
         if self.kind.last:
             return self.joined(y, stream, ids)
-        return with_stream(y, self.kind.stream, stream)
+        return with_stream(y, self.kind.stream, self.kind.stage, stream)
 
     def stream_after(self, y: Any, stream: Any, seen: Seen, ids: Any) -> Any:
         """The stream, once these stages have taken the block's output in."""
