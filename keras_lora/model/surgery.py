@@ -240,10 +240,14 @@ def symbolic_calls(layer: Layer) -> list[tuple[Any, dict[str, Any]]]:
 
     A layer that needs no `build` keeps no shapes; the graph it is in does.
     """
-    if not has_graph(layer) and layer._inbound_nodes:
-        calls = [node.arguments for node in layer._inbound_nodes]
-        return [(call.args, call.kwargs) for call in calls]
-    return [(build_inputs(layer), {})]
+    found = [] if has_graph(layer) else graph_calls(layer)
+    return found or [(build_inputs(layer), {})]
+
+
+def graph_calls(layer: Layer) -> list[tuple[Any, dict[str, Any]]]:
+    """The arguments of each call of a layer in the graphs around it."""
+    calls = [node.arguments for node in layer._inbound_nodes]
+    return [(call.args, call.kwargs) for call in calls]
 
 
 def first_argument(host: type, args: Any, kwargs: dict[str, Any]) -> Any:

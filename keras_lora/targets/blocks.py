@@ -94,7 +94,7 @@ def reads(layer: Layer, before: Layer) -> bool:
     Where there is no graph that tells, it may.
     """
     sources = []
-    for args, kwargs in surgery.symbolic_calls(layer):
+    for args, kwargs in surgery.graph_calls(layer):
         x = surgery.first_argument(plain_class(layer), args, kwargs)
         if isinstance(x, keras.KerasTensor) and surgery.in_graph(x):
             sources.append(surgery.graph_source(x)[0])

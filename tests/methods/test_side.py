@@ -18,6 +18,7 @@ from tests.models import (
     STEPS,
     WORDS,
     difference,
+    features,
     flattened_into,
     hub,
     outputs_of,
@@ -262,6 +263,26 @@ def test_a_ladder_may_begin_late_and_may_be_named():
         assert difference(plain, outputs_of(base, words())) > 1e-2
     table = str(keras_lora.summary(base))
     assert "width 8" in table and "side" in table
+
+
+def test_blocks_may_be_models_of_their_own():
+    x = inputs = keras.Input((STEPS, 8))
+    for number in range(2):
+        block = [layers.Dense(16, "gelu"), layers.Dense(8)]
+        x = keras.Sequential(block, name=f"block_{number}")(x)
+    base = keras.Model(inputs, x)
+    set_random(base.weights)
+    keras_lora.inject(base, ladder())
+    assert paths_of(base) == ["block_0", "block_1"]
+    fill(base)
+    x = features(STEPS, 8)
+    frozen, trainable = keras_lora.split(base)
+    found = outputs_of(base, x)
+    assert (
+        difference(found, outputs_of(trainable, frozen(to_tensors(x)))) < 1e-6
+    )
+    with keras_lora.disabled(base):
+        assert difference(found, outputs_of(base, x)) > 1e-2
 
 
 def test_what_stands_at_padding_changes_nothing():
