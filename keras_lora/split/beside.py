@@ -99,10 +99,11 @@ class Stage(keras.layers.Layer):
     ) -> Any:
         """The stream, or the block's output with what the ladder adds."""
         host = self.__dict__[HOST]
-        if not has_stage(host):
+        here = list(host.adapter_weights.values())
+        if not has_stage(host) or here[0] is not self.own[0]:
             raise ValueError(
-                f"Layer {host.name!r} has no ladder any more: `split` the "
-                "model again"
+                f"Layer {host.name!r} has another ladder now, or none: `split` "
+                "the model again"
             )
         stream = host.stream_after(y, stream, (padding, attention))
         if is_last(host.adapter_settings):
