@@ -99,6 +99,14 @@ class StackedStage(keras.layers.Layer):
         stack, host = self.__dict__["_stack"], self.__dict__[HOST]
         return host.__dict__["_stacks"].get(stack.kind.key) is not stack
 
+    def compute_output_spec(self, y: Any, *_: Any, **__: Any) -> Any:
+        """The shape of what `call` gives."""
+        kind = self.__dict__["_stack"].kind
+        width, last = kind.size, kind.last
+        if last:
+            return keras.KerasTensor(y.shape, y.dtype)
+        return keras.KerasTensor((*y.shape[:-1], width), "float32")
+
     def call(
         self,
         y: Any,

@@ -90,6 +90,14 @@ class Stage(keras.layers.Layer):
         self.supports_masking = True
         self.built = True
 
+    def compute_output_spec(self, y: Any, *_: Any, **__: Any) -> Any:
+        """The shape of what `call` gives."""
+        settings = self.__dict__[HOST].adapter_settings
+        width, last = settings["width"], is_last(settings)
+        if last:
+            return keras.KerasTensor(y.shape, y.dtype)
+        return keras.KerasTensor((*y.shape[:-1], width), "float32")
+
     def call(
         self,
         y: Any,
