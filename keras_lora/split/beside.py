@@ -98,6 +98,10 @@ class Stage(keras.layers.Layer):
             return keras.KerasTensor(y.shape, y.dtype)
         return keras.KerasTensor((*y.shape[:-1], width), "float32")
 
+    def is_of(self, host: Any) -> bool:
+        """Whether the host still has the weights that this layer trains."""
+        return self.own[0] is next(iter(host.adapter_weights.values()))
+
     def call(
         self,
         y: Any,
@@ -107,8 +111,7 @@ class Stage(keras.layers.Layer):
     ) -> Any:
         """The stream, or the block's output with what the ladder adds."""
         host = self.__dict__[HOST]
-        here = list(host.adapter_weights.values())
-        if not has_stage(host) or here[0] is not self.own[0]:
+        if not has_stage(host) or not self.is_of(host):
             raise ValueError(
                 f"Layer {host.name!r} has another ladder now, or none: `split` "
                 "the model again"
