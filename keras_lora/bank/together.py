@@ -174,20 +174,36 @@ class TogetherBank(SpeakingBank):
             features = parts.features(inputs) if parts else None
             for some in in_runs(adapters, max(1, self._slots.room)):
                 slots = self._slots.bring_in(some)
-                if parts:
-                    outputs = parts.outputs(features, slots)
-                else:
-                    outputs = [
-                        self._models.of(adapter.band).predict_on_batch(
-                            {**inputs, IDS: np.full(size, slot, "int32")}
-                        )
-                        for adapter, slot in zip(some, slots, strict=True)
-                    ]
+                outputs = (
+                    parts.outputs(features, slots)
+                    if parts
+                    else self._each(some, slots, inputs, size)
+                )
                 done += zip(some, outputs, strict=True)
             for adapter in adapters:
                 if self._adapters.get(adapter.name) is not adapter:
                     self._slots.drop(adapter)
         return done
+
+    def _each(
+        self,
+        adapters: list[BankAdapter],
+        slots: list[int],
+        inputs: Any,
+        size: int,
+    ) -> list[Any]:
+        """All of the base for each adapter; once for those that leave it be."""
+        found: dict[int, Any] = {}
+        wanted = [
+            slot if adapter.kinds else 0
+            for adapter, slot in zip(adapters, slots, strict=True)
+        ]
+        for adapter, slot in zip(adapters, wanted, strict=True):
+            if slot not in found:
+                ids = np.full(size, slot, "int32")
+                model = self._models.of(adapter.band)
+                found[slot] = model.predict_on_batch({**inputs, IDS: ids})
+        return [found[slot] for slot in wanted]
 
     def _parts_of(self, shared: Shared) -> Parts | None:
         """The base cut in two for adapters, as long as their stacks stay."""

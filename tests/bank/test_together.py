@@ -226,6 +226,20 @@ def test_what_adapters_share_is_run_once(tasks, names, first, last):
         assert_own(got, tasks)
 
 
+def test_heads_alone_share_all_of_the_base(tasks):
+    base = encoder()
+    runs = watched(base)
+    with served(base) as bank:
+        bank.model.run_eagerly = True
+        for name in ("one", "two"):
+            bank.load(name, tasks["head"].path)
+        bank.predict_all(words())
+        runs.clear()
+        got = bank.predict_all(words())
+        assert len(runs) == 1
+        assert_own(got, {name: tasks["head"] for name in got})
+
+
 def test_the_bank_may_change_between_calls(tasks):
     with served(encoder(), capacity=2) as bank:
         bank.load("one", tasks["narrow"].path)
