@@ -36,7 +36,6 @@ class SideStage(AdapterHost):
     not_mergeable: ClassVar[str] = (
         "what stands beside the base cannot be folded into its kernels"
     )
-    adapter_settings: dict[str, Any]
 
     def weight_specs(self, settings: dict[str, Any]) -> Specs:
         features, width = settings["features"], settings["width"]
