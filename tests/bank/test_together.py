@@ -144,6 +144,7 @@ def test_names_are_answered_in_their_order(bank, tasks):
     assert bank.predict_all(words(), []) == {}
 
 
+@pytest.mark.slow
 def test_many_batches_are_those_of_one(bank, tasks):
     for size in (1, 3):
         assert_own(bank.predict_all(words(), batch_size=size), tasks)
@@ -240,6 +241,7 @@ def test_heads_alone_share_all_of_the_base(tasks):
         assert_own(got, {name: tasks["head"] for name in got})
 
 
+@pytest.mark.slow
 def test_the_bank_may_change_between_calls(tasks):
     with served(encoder(), capacity=2) as bank:
         bank.load("one", tasks["narrow"].path)
@@ -260,6 +262,7 @@ def test_the_bank_may_change_between_calls(tasks):
         assert_own(got, expected)
 
 
+@pytest.mark.slow
 def test_the_base_is_as_it_was_after_detach(tasks):
     base = encoder()
     plain = call(base, words())
@@ -333,6 +336,7 @@ def test_a_saved_bank_has_its_ladders(bank, tasks, tmp_path):
     again.detach()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not TENSORFLOW, reason="`export` is TensorFlow's")
 def test_an_exported_bank_has_its_ladders(tasks, tmp_path):
     import tensorflow as tf

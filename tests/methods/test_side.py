@@ -81,6 +81,7 @@ def test_every_law_holds(name, tmp_path, elsewhere):
     case.is_saved_by_keras(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_laws_hold_compiled():
     Case("bert_backbone", lambda kind: ladder()).holds_compiled()
 
@@ -327,6 +328,7 @@ def policy(request):
     keras.config.set_dtype_policy(before)
 
 
+@pytest.mark.slow
 def test_a_ladder_is_float32_on_a_base_of_16_bits(policy, tmp_path):
     kind = KINDS["block_without_build"]
     base, x = kind.base(), kind.inputs()
