@@ -23,7 +23,7 @@ Layer: TypeAlias = Any
 """A `keras.layers.Layer`; Keras ships no types."""
 KERNEL = "_kernel"
 """Where a layer that is no embedding keeps its stored kernel."""
-SIDE = "_keras_lora_side"
+SIDE = "keras_lora_side"
 """Where a tensor has what goes beside it."""
 FLAG = "_trainable"
 """Where a layer keeps its own trainable flag."""

@@ -218,7 +218,7 @@ def trainable_part(
     return assembled(
         next(iter(inputs.values())) if len(inputs) == 1 else inputs,
         keras.tree.map_structure(lambda tensor: known[id(tensor)], outputs),
-        f"{model.name}_trainable",
+        f"{model.name}_rest",
     )
 
 

@@ -1074,11 +1074,11 @@ def test_a_bank_that_fails_to_start_leaves_the_base_plain(base, monkeypatch):
     before = Facts(base)
     attributes = [sorted(vars(la)) for la in surgery.every_layer(base)]
 
-    def failing(self):
+    def failing(*_):
         raise Failing
 
     with monkeypatch.context() as patch:
-        patch.setattr(AdapterBank, "_build_model", failing)
+        patch.setattr("keras_lora.bank.core.Models", failing)
         with pytest.raises(Failing):
             AdapterBank(base, rank=2)
     before.assert_same(Facts(base))

@@ -58,6 +58,8 @@ PRIVATES = {
     "_embeddings": (lambda: built(layers.Embedding(3, 2)), keras.Variable),
     "_keras_history": (lambda: model_of_two().outputs[0], tuple),
     "_inputs_struct": (model_of_two, object),
+    "_outputs_struct": (model_of_two, object),
+    "_nodes_by_depth": (model_of_two, dict),
     "_functional": (
         lambda: keras.Sequential([keras.Input((2,)), layers.ReLU()]),
         Functional,

@@ -15,6 +15,8 @@ from keras import ops
 Weights = dict[str, Any]
 Dropped = Callable[[Any], Any]
 Shapes = dict[str, tuple[int, ...]]
+KERNEL = "{}_kernel"
+"""What a product's kernel is called."""
 LOWEST = -1e9
 """Added to the score of what attention must not see."""
 
@@ -54,7 +56,7 @@ def join(y: Any, stream: Any, w: Weights) -> Any:
 
 def linear(x: Any, w: Weights, name: str) -> Any:
     """`x` times a kernel, and its bias."""
-    return ops.matmul(x, w[f"{name}_kernel"]) + w[f"{name}_bias"]
+    return ops.matmul(x, w[KERNEL.format(name)]) + w[f"{name}_bias"]
 
 
 def normalized(x: Any, w: Weights, name: str) -> Any:
@@ -94,7 +96,7 @@ def shapes(features: int, width: int, last: bool) -> Shapes:
     }
     found: Shapes = {"gate": (1,)}
     for name, (size_in, size_out) in sizes.items():
-        found[f"{name}_kernel"] = (size_in, size_out)
+        found[KERNEL.format(name)] = (size_in, size_out)
         found[f"{name}_bias"] = (size_out,)
     for name in ("attention", "feedforward", *(["output"] if last else [])):
         found[f"{name}_norm_gain"] = found[f"{name}_norm_bias"] = (width,)
@@ -146,7 +148,7 @@ class StageInitializer(keras.initializers.Initializer):
         random = keras.initializers.GlorotUniform()
         parts = [
             random(size, dtype)
-            if name.endswith("_kernel") and name != "up_kernel"
+            if name.endswith("kernel") and name != "up_kernel"
             else ops.zeros(size, dtype)
             for name, size in sizes.items()
         ]
