@@ -139,8 +139,8 @@ def test_a_rank_that_is_no_int_above_zero_is_refused(rank):
 
 
 def test_a_config_of_another_kind_is_refused(base):
-    kinds = "a LoRAConfig, DoRAConfig, IA3Config or AdapterConfig"
-    injecting(base, kinds, config="lora")
+    kinds = "LoRAConfig, DoRAConfig, IA3Config, AdapterConfig or SideConfig"
+    injecting(base, f"a {kinds}", config="lora")
 
 
 def test_no_targets_are_refused():
