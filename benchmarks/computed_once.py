@@ -20,6 +20,7 @@ import numpy as np
 
 import keras_lora
 from app.learn.batches import Batches, TrainBatches, predict_texts
+from app.learn.training import compile_for
 from app.texts.base import Tokenizer, load_base
 from app.texts.data import Split, Splits
 from app.texts.tasks import get_task
@@ -34,7 +35,6 @@ SIDES = {
     "LoRA, the last 2": keras_lora.LoRAConfig(layers=slice(-2, None)),
     "a ladder": keras_lora.SideConfig(),
 }
-WARM_UP = 0.1
 
 
 class Side:
@@ -72,7 +72,7 @@ class Side:
             self.data = self.features(
                 Batches(texts, tokenizer, labels, options.batch), seed
             )
-        self.compile(options)
+        compile_for(self.trained, options.rate, options.epochs * len(self.data))
         self.seconds: list[float] = []
         self.job = time.perf_counter() - begun
 
@@ -91,22 +91,6 @@ class Side:
         )
         self.once = time.perf_counter() - begun
         return found
-
-    def compile(self, options: argparse.Namespace) -> None:
-        """Compiles what trains, with a schedule over all epochs."""
-        steps = options.epochs * len(self.data)
-        warm_up = int(steps * WARM_UP)
-        rate = keras.optimizers.schedules.CosineDecay(
-            0.0,
-            steps - warm_up,
-            warmup_target=options.rate,
-            warmup_steps=warm_up,
-        )
-        self.trained.compile(
-            keras.optimizers.Adam(rate),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            jit_compile=False,
-        )
 
     def epoch(self) -> None:
         """Trains for an epoch."""

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import shutil
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,3 +178,22 @@ def loaded(bank, tasks):
     for name, task in tasks.items():
         bank.load(name, task.path)
     return bank
+
+
+def together(*acts):
+    """Runs functions in a thread each; the first error of any is raised."""
+    errors = []
+
+    def safely(act):
+        try:
+            act()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=safely, args=(act,)) for act in acts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]

@@ -185,13 +185,29 @@ def fit(
     batches = TrainBatches(
         train.texts, tokenizer, train.labels, size, settings.seed
     )
-    steps = epochs * len(batches)
+    compile_for(model, settings.learning_rate, epochs * len(batches))
+    return model.fit(
+        batches,
+        epochs=epochs,
+        validation_data=Batches(
+            validation.texts, tokenizer, validation.labels, size
+        ),
+        callbacks=list(callbacks),
+        verbose=verbose,
+    )
+
+
+def compile_for(model: keras.Model, highest: float, steps: int) -> None:
+    """Compiles a classifier that gives logits.
+
+    Args:
+        model: the classifier.
+        highest: the learning rate after warming up; it falls to zero.
+        steps: of the whole training.
+    """
     warm_up = int(steps * WARM_UP)
     rate = keras.optimizers.schedules.CosineDecay(
-        0.0,
-        steps - warm_up,
-        warmup_target=settings.learning_rate,
-        warmup_steps=warm_up,
+        0.0, steps - warm_up, warmup_target=highest, warmup_steps=warm_up
     )
     model.compile(
         keras.optimizers.Adam(rate),
@@ -201,13 +217,4 @@ def fit(
         jit_compile=False
         if keras.backend.backend() == "tensorflow"
         else "auto",
-    )
-    return model.fit(
-        batches,
-        epochs=epochs,
-        validation_data=Batches(
-            validation.texts, tokenizer, validation.labels, size
-        ),
-        callbacks=list(callbacks),
-        verbose=verbose,
     )

@@ -17,7 +17,7 @@ from keras_lora.methods.stack import BASE_BAND
 from keras_lora.model import surgery
 from keras_lora.model.compiled import HOST
 from keras_lora.model.surgery import Layer
-from keras_lora.split import Place, called_apart, cut_before
+from keras_lora.split import Place, Stage, called_apart, cut_before
 
 AT_ONCE = 8
 """Most adapters in one compiled call: it is traced for each number of them."""
@@ -81,31 +81,18 @@ class Fan(keras.layers.Layer):
         return keras.tree.map_structure(lambda *y: ops.stack(y), *found)
 
 
-class StackedStage(keras.layers.Layer):
-    """The stages that a bank's stack has beside a block.
-
-    The host is no part of it, but its stack's variables are.
-    """
+class StackedStage(Stage):
+    """The stages that a bank's stack has beside a block."""
 
     def __init__(self, host: BankHost, stack: Any) -> None:
-        super().__init__(name=f"{host.name}_side", autocast=False)
-        self.__dict__[HOST], self.__dict__["_stack"] = host, stack
-        self.own = list(stack.variables.values())
-        self.supports_masking = True
-        self.built = True
+        kind = stack.kind
+        super().__init__(host, stack.variables.values(), kind.size, kind.last)
+        self.__dict__["stack"] = stack
 
     def is_stale(self) -> bool:
         """Whether the host has another stack in the place of this one."""
-        stack, host = self.__dict__["_stack"], self.__dict__[HOST]
-        return host.__dict__["_stacks"].get(stack.kind.key) is not stack
-
-    def compute_output_spec(self, y: Any, *_: Any, **__: Any) -> Any:
-        """The shape of what `call` gives."""
-        kind = self.__dict__["_stack"].kind
-        width, last = kind.size, kind.last
-        if last:
-            return keras.KerasTensor(y.shape, y.dtype)
-        return keras.KerasTensor((*y.shape[:-1], width), "float32")
+        stack = self.__dict__["stack"]
+        return self.host.__dict__["_stacks"].get(stack.kind.key) is not stack
 
     def call(
         self,
@@ -114,10 +101,9 @@ class StackedStage(keras.layers.Layer):
         padding: Any = None,
         attention: Any = None,
     ) -> Any:
-        """The stream, or the block's output with what the ladder adds."""
-        stack, ids = self.__dict__["_stack"], self.__dict__[HOST]._ids(y)
+        stack, ids = self.__dict__["stack"], self.host._ids(y)
         stream = stack.stream_after(y, stream, (padding, attention), ids)
-        return stack.joined(y, stream, ids) if stack.kind.last else stream
+        return stack.joined(y, stream, ids) if self.last else stream
 
 
 class Parts:
@@ -131,7 +117,7 @@ class Parts:
     """
 
     def __init__(
-        self, first: Any, rest: Any, whole: Any, stages: list["StackedStage"]
+        self, first: Any, rest: Any, whole: Any, stages: list[StackedStage]
     ) -> None:
         self._first, self._rest, self._whole = first, rest, whole
         self._stages = stages
@@ -210,8 +196,7 @@ def parts_for(
         if not key:
             return None
         stack = operation.stacks[key]
-        kind = stack.kind
-        place = Place(kind.stream, kind.stage, kind.last)
+        place = Place(stack.kind.stream, stack.kind.stage)
         stage = StackedStage(operation, stack)
         stages.append(stage)
         return called_apart(operation, stage, place, args, kwargs)

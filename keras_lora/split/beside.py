@@ -1,6 +1,6 @@
 """Blocks with a stage of a ladder: the block itself, and what is beside it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -30,9 +30,8 @@ def stage_apart(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Calls a block that trains a stage as it is, and then the stage alone."""
     if not has_stage(operation):
         return None
-    settings = operation.adapter_settings
-    place = Place(OWN, settings["stage"], is_last(settings))
-    return called_apart(operation, Stage(operation), place, args, kwargs)
+    place = Place(OWN, operation.adapter_settings["stage"])
+    return called_apart(operation, TrainedStage(operation), place, args, kwargs)
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,10 @@ class Place:
     Attributes:
         stream: What the stream of its ladder is called.
         stage: Its number there.
-        last: Whether it is the last one.
     """
 
     stream: str
     stage: int
-    last: bool
 
 
 def called_apart(
@@ -60,7 +57,7 @@ def called_apart(
     several = isinstance(outputs, tuple | list)
     y = outputs[0] if several else outputs
     found = stage(y, stream, *seen)
-    if place.last:
+    if stage.last:
         y = surgery.keep_mask(y, found)
     else:
         y = with_stream(y, place.stream, place.stage, found)
@@ -80,27 +77,34 @@ class Stage(keras.layers.Layer):
     """A stage of a ladder as a layer of its own, with its host's weights.
 
     The host is no part of it: nothing of the base comes along.
+
+    Args:
+        host: The block.
+        weights: The stage's variables.
+        width: Of the stream.
+        last: Whether the stage is the last one.
     """
 
-    def __init__(self, host: Any) -> None:
+    def __init__(
+        self, host: Any, weights: Iterable[Any], width: int, last: bool
+    ) -> None:
         super().__init__(name=f"{host.name}_side", autocast=False)
         self.__dict__[HOST] = host
-        self.own = list(host.adapter_weights.values())
-        self.own_dropout = host.__dict__.get("_adapter_dropout")
+        self.own = list(weights)
+        self.width, self.last = width, last
         self.supports_masking = True
         self.built = True
 
+    @property
+    def host(self) -> Any:
+        """The block."""
+        return self.__dict__[HOST]
+
     def compute_output_spec(self, y: Any, *_: Any, **__: Any) -> Any:
         """The shape of what `call` gives."""
-        settings = self.__dict__[HOST].adapter_settings
-        width, last = settings["width"], is_last(settings)
-        if last:
+        if self.last:
             return keras.KerasTensor(y.shape, y.dtype)
-        return keras.KerasTensor((*y.shape[:-1], width), "float32")
-
-    def is_of(self, host: Any) -> bool:
-        """Whether the host still has the weights that this layer trains."""
-        return self.own[0] is next(iter(host.adapter_weights.values()))
+        return keras.KerasTensor((*y.shape[:-1], self.width), "float32")
 
     def call(
         self,
@@ -110,13 +114,34 @@ class Stage(keras.layers.Layer):
         attention: Any = None,
     ) -> Any:
         """The stream, or the block's output with what the ladder adds."""
-        host = self.__dict__[HOST]
+        raise NotImplementedError
+
+
+class TrainedStage(Stage):
+    """The stage that trains beside a block of an adapted base."""
+
+    def __init__(self, host: Any) -> None:
+        settings = host.adapter_settings
+        weights = host.adapter_weights.values()
+        super().__init__(host, weights, settings["width"], is_last(settings))
+        self.own_dropout = host.__dict__.get("_adapter_dropout")
+
+    def call(
+        self,
+        y: Any,
+        stream: Any = None,
+        padding: Any = None,
+        attention: Any = None,
+    ) -> Any:
+        host = self.host
         if not has_stage(host) or not self.is_of(host):
             raise ValueError(
                 f"Layer {host.name!r} has another ladder now, or none: `split` "
                 "the model again"
             )
         stream = host.stream_after(y, stream, (padding, attention))
-        if is_last(host.adapter_settings):
-            return host.joined(y, stream)
-        return stream
+        return host.joined(y, stream) if self.last else stream
+
+    def is_of(self, host: Any) -> bool:
+        """Whether the host still has the weights that this layer trains."""
+        return self.own[0] is next(iter(host.adapter_weights.values()))

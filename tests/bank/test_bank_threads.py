@@ -27,6 +27,7 @@ from tests.banks import (
     rows,
     sequential,
     served,
+    together,
 )
 
 JAX = keras.backend.backend() == "jax"
@@ -41,25 +42,6 @@ def often():
     sys.setswitchinterval(1e-5)
     yield
     sys.setswitchinterval(before)
-
-
-def together(*acts):
-    """Runs functions in a thread each; the first error of any is raised."""
-    errors = []
-
-    def safely(act):
-        try:
-            act()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=safely, args=(act,)) for act in acts]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
 
 
 def test_each_answer_is_the_lone_callers(often, tmp_path):

@@ -6,7 +6,6 @@ import pytest
 from keras import layers
 
 import keras_lora
-from tests.bank.test_bank_threads import together
 from tests.banks import (
     assert_rows,
     bottleneck,
@@ -21,6 +20,7 @@ from tests.banks import (
     rows,
     sequential,
     served,
+    together,
 )
 from tests.models import count_calls, same_bits, set_random, to_numpy
 
