@@ -102,7 +102,7 @@ def merge_files(base: Path, file: Path, output: Path) -> str:
     import keras
 
     from keras_lora.files.load import load_adapter
-    from keras_lora.model import surgery
+    from keras_lora.model import graphs
     from keras_lora.rewrite.merge import merge
 
     if output.suffix != ".keras":
@@ -128,7 +128,7 @@ def merge_files(base: Path, file: Path, output: Path) -> str:
                 "give the outer model"
             ) from None
         merge(model)
-        inputs = surgery.graph_inputs(model)
+        inputs = graphs.graph_inputs(model)
         model = keras.Model(inputs, head(outputs[number]))
     else:
         merge(model)

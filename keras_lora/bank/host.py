@@ -12,7 +12,7 @@ from keras_lora.methods import METHODS
 from keras_lora.methods.host import AdapterHost
 from keras_lora.methods.lora import lora_class
 from keras_lora.methods.stack import Kind, Stack
-from keras_lora.model import surgery
+from keras_lora.model import graphs, surgery
 from keras_lora.model.classes import class_on
 from keras_lora.model.surgery import Layer
 
@@ -120,18 +120,18 @@ class BankHost(AdapterHost):
 
     def _served(self, method: str, args: Any, kwargs: Any) -> Any:
         x = surgery.first_argument(self._host_class, args, kwargs)
-        ids, mask = self._ids(x), surgery.mask_of(x)
+        ids, mask = self._ids(x), graphs.mask_of(x)
         if ids is None or not self._stacks_there(before_activation=True):
             y = self.host_call(method, *args, **kwargs)
         else:
             y = getattr(super(), method)(*args, **kwargs)
         if ids is not None:
-            surgery.put_mask(x, mask)  # attention takes it off its input
+            graphs.put_mask(x, mask)  # attention takes it off its input
             for stack in self._stacks_there(before_activation=False):
-                beside = surgery.side_of(y)
+                beside = graphs.side_of(y)
                 y = stack.apply_in_call(self, y, ids, args, kwargs)
-                if beside is not None and surgery.side_of(y) is None:
-                    surgery.put_side(y, beside)
+                if beside is not None and graphs.side_of(y) is None:
+                    graphs.put_side(y, beside)
         return y
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from keras_lora.errors import raise_if
-from keras_lora.model import surgery
+from keras_lora.model import graphs
 from keras_lora.model.surgery import Layer
 
 IDS = "adapter_ids"
@@ -16,7 +16,7 @@ def symbolic_inputs(base: Layer) -> Any:
 
     A base without a graph is asked for the shapes it was built with.
     """
-    known = surgery.build_inputs(base)
+    known = graphs.build_inputs(base)
     if not known:
         raise ValueError(
             f"{base.name!r} does not tell its inputs: build it on a shape"
@@ -26,7 +26,7 @@ def symbolic_inputs(base: Layer) -> Any:
     problems = [
         f"input {tensor.name!r} has a fixed batch size of {tensor.shape[0]}"
         for tensor in tensors
-        if surgery.has_graph(base) and tensor.shape[0] is not None
+        if graphs.has_graph(base) and tensor.shape[0] is not None
     ]
     if isinstance(structure, dict) and IDS in structure:
         problems.append(f"input {IDS!r} is what the bank calls its own")

@@ -14,7 +14,7 @@ from keras_lora.bank.models import like
 from keras_lora.bank.routing import route
 from keras_lora.methods.side import SideKind
 from keras_lora.methods.stack import BASE_BAND
-from keras_lora.model import surgery
+from keras_lora.model import graphs, surgery
 from keras_lora.model.compiled import HOST
 from keras_lora.model.surgery import Layer
 from keras_lora.split import Place, Stage, called_apart, cut_before
@@ -160,7 +160,7 @@ class Parts:
         if count not in self._fans:
             features = keras.tree.map_structure(
                 lambda t: keras.Input(t.shape[1:], dtype=t.dtype, name=t.name),
-                surgery.untracked(surgery.graph_inputs(self._rest)),
+                graphs.untracked(graphs.graph_inputs(self._rest)),
             )
             slots = keras.Input(
                 batch_shape=(count,), dtype="int32", name="slots"

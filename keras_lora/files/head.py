@@ -8,7 +8,7 @@ import keras
 from keras_lora.files.head_config import layer_config, wrong_head
 from keras_lora.files.head_ops import as_layer
 from keras_lora.files.record import HEAD, MOST_HEAD_LAYERS
-from keras_lora.model import surgery
+from keras_lora.model import graphs
 from keras_lora.model.paths import (
     join,
     own_variables,
@@ -61,7 +61,7 @@ def find_head(adapted: Adapted) -> Head | None:
     if type(model) is keras.Sequential and root is not None:
         first, *rest = model.layers
         return Head(0, tuple(expanded(rest))) if first is root else None
-    if not surgery.has_graph(model) or len(model.outputs) != 1:
+    if not graphs.has_graph(model) or len(model.outputs) != 1:
         return None
     made_by = {}
     if root is None and adapted:
@@ -71,7 +71,7 @@ def find_head(adapted: Adapted) -> Head | None:
     chain: list[Layer] = []
     tensor = model.outputs[0]
     while True:
-        operation, index, inputs = surgery.graph_source(tensor)
+        operation, index, inputs = graphs.graph_source(tensor)
         known = made_by.get((id(operation), index))
         output = index if operation is root else known
         if output is not None:
@@ -80,7 +80,7 @@ def find_head(adapted: Adapted) -> Head | None:
             return None
         layer = operation
         if not isinstance(operation, keras.layers.Layer):
-            arguments = surgery.graph_arguments(tensor)
+            arguments = graphs.graph_arguments(tensor)
             layer = as_layer(operation, arguments, inputs[0].shape)
         if layer is None:
             return None

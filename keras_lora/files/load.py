@@ -12,7 +12,7 @@ from keras_lora.files.head_config import wrong_head
 from keras_lora.files.match import apart_in, find_base, misfits_of, wrong_base
 from keras_lora.files.record import HEAD, OUTSIDE
 from keras_lora.files.save import Outside, trained_outside, trained_variables
-from keras_lora.model import surgery
+from keras_lora.model import graphs
 from keras_lora.model.checks import differing
 from keras_lora.model.compiled import forget_compiled
 from keras_lora.model.fingerprint import Digests, is_sampled
@@ -159,7 +159,7 @@ def place_outside(
     head = {k: v for k, v in tensors.items() if k.startswith(HEAD + "/")}
     if info.head is not None:
         shapes = {key: shape for key, (_, shape) in info.tensors.items()}
-        given = surgery.output_shape(adapted.root, info.head["input"])
+        given = graphs.output_shape(adapted.root, info.head["input"])
         problems += wrong_head(info.head, shapes, given)
         found = find_head(adapted) or likely_head(model, info)
         classes = [layer["class"] for layer in info.head["layers"]]

@@ -12,7 +12,7 @@ from keras_lora.files.format import not_finite, write_adapter, wrong_file
 from keras_lora.files.head import Head, find_head, named_head
 from keras_lora.files.labels import described_as, labels_misfit
 from keras_lora.files.record import OUTSIDE
-from keras_lora.model import surgery
+from keras_lora.model import graphs
 from keras_lora.model.fingerprint import differences, digests_of
 from keras_lora.model.paths import Layers, join, own_variables, structural_paths
 from keras_lora.model.surgery import Layer
@@ -112,7 +112,7 @@ def save_adapter(
     record |= described_as(labels, about)
     problems = wrong_file(record, tensors)
     if not problems and record["head"] is None:
-        shape = surgery.output_shape(model, 0) or (None,)
+        shape = graphs.output_shape(model, 0) or (None,)
         given = record.get("labels", ())
         problems = labels_misfit(given, shape[-1], "the model")
     raise_if(what, problems)

@@ -1,30 +1,24 @@
-"""Everything that touches Keras's private parts; no other file does.
+"""What is done to layers by Keras's private parts.
+
+No other file touches these but `graphs`, which reads symbolic graphs.
 
 Each function names the law of the design that fails without it.
 """
 
-import contextlib
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
 import keras
-from keras.src.backend import get_keras_mask, set_keras_mask
-from keras.src.backend.common.tensor_attributes import (
-    get_tensor_attr,
-    set_tensor_attr,
-)
 from keras.src.models.functional import Functional
 
 Layer: TypeAlias = Any
 """A `keras.layers.Layer`; Keras ships no types."""
 KERNEL = "_kernel"
 """Where a layer that is no embedding keeps its stored kernel."""
-SIDE = "keras_lora_side"
-"""Where a tensor has what goes beside it."""
 FLAG = "_trainable"
 """Where a layer keeps its own trainable flag."""
 
@@ -189,65 +183,9 @@ def set_trainable_flag(layer: Layer, value: bool) -> None:
     layer._trainable = value
 
 
-def keep_mask(source: Any, target: Any) -> Any:
-    """Carries a Keras mask from one tensor to another; returns the other."""
-    put_mask(target, get_keras_mask(source))
-    return target
-
-
-def put_mask(tensor: Any, mask: Any) -> None:
-    """Puts a Keras mask, if any, on a tensor that has none."""
-    if mask is not None and get_keras_mask(tensor) is None:
-        set_keras_mask(tensor, mask)
-
-
 def kernel_of(layer: Layer) -> Any:
     """The variable that holds a host's stored kernel."""
     return layer._embeddings if hasattr(layer, "_embeddings") else layer._kernel
-
-
-def build_inputs(layer: Layer) -> list[Any]:
-    """Symbolic inputs of the shapes that a layer was built with."""
-    if has_graph(layer):
-        return [graph_inputs(layer)]
-    shapes = layer._build_shapes_dict or {}
-    return [
-        untracked(
-            keras.tree.map_shape_structure(
-                lambda shape: keras.KerasTensor(
-                    shape, dtype=layer.compute_dtype
-                ),
-                shape,
-            )
-        )
-        for shape in shapes.values()
-        if shape is not None
-    ]
-
-
-def untracked(structure: Any) -> Any:
-    """A nest in plain dicts and lists: jax knows no tracked ones of Keras."""
-    if isinstance(structure, dict):
-        return {key: untracked(value) for key, value in structure.items()}
-    if isinstance(structure, list | tuple):
-        kind = list if isinstance(structure, list) else tuple
-        return kind(map(untracked, structure))
-    return structure
-
-
-def symbolic_calls(layer: Layer) -> list[tuple[Any, dict[str, Any]]]:
-    """The arguments of each call of a layer, as far as Keras remembers them.
-
-    A layer that needs no `build` keeps no shapes; the graph it is in does.
-    """
-    found = [] if has_graph(layer) else graph_calls(layer)
-    return found or [(build_inputs(layer), {})]
-
-
-def graph_calls(layer: Layer) -> list[tuple[Any, dict[str, Any]]]:
-    """The arguments of each call of a layer in the graphs around it."""
-    calls = [node.arguments for node in layer._inbound_nodes]
-    return [(call.args, call.kwargs) for call in calls]
 
 
 def first_argument(host: type, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -353,117 +291,9 @@ def when_built(layer: Layer, act: Callable[[], None]) -> None:
     restore = patched(layer, "build", build)
 
 
-def graph_source(tensor: Any) -> tuple[Any, int, list[Any]]:
-    """What made a symbolic tensor: operation, which output, input tensors."""
-    history = tensor._keras_history
-    node = graph_node(tensor)
-    return history.operation, history.tensor_index, list(node.input_tensors)
-
-
-def in_graph(tensor: Any) -> bool:
-    """Whether a symbolic tensor knows what made it."""
-    return hasattr(tensor, "_keras_history")
-
-
-def graph_node(tensor: Any) -> Any:
-    """The call of an operation that made a symbolic tensor."""
-    history = tensor._keras_history
-    return history.operation._inbound_nodes[history.node_index]
-
-
-def graph_arguments(tensor: Any) -> tuple[Any, ...]:
-    """What the operation that made a symbolic tensor was called with."""
-    return tuple(graph_node(tensor).arguments.args)
-
-
-def graph_operations(model: Layer) -> list[Any]:
-    """What a model with a graph runs: its calls, in an order that works."""
-    graph = model._functional if is_sequential(model) else model
-    depths = sorted(graph._nodes_by_depth, reverse=True)
-    return [node for depth in depths for node in graph._nodes_by_depth[depth]]
-
-
-def graph_outputs(model: Layer) -> Any:
-    """A model's symbolic outputs in the structure that it gives."""
-    graph = model._functional if is_sequential(model) else model
-    return graph._outputs_struct
-
-
-def is_sequential(model: Layer) -> bool:
-    """Whether a model is a `Sequential`."""
-    return isinstance(model, keras.Sequential)
-
-
-def runs_its_graph(model: Layer) -> bool:
-    """Whether a call of a model is a run through its graph and no more.
-
-    A class may have a graph and a `call` of its own.
-    """
-    calls = (Functional.call, keras.Sequential.call)
-    return has_graph(model) and type(model).call in calls
-
-
 def is_random(layer: Any) -> bool:
     """Whether an operation has a seed of its own, such as `Dropout`."""
     return bool(getattr(layer, "_seed_generators", ()))
-
-
-def side_of(tensor: Any) -> Any:
-    """What goes beside a tensor, as Keras's masks do; None if nothing does."""
-    return get_tensor_attr(tensor, SIDE)
-
-
-def put_side(tensor: Any, value: Any) -> None:
-    """Lets something go beside a tensor from one layer to the next.
-
-    An argument of the layers between would break graphs and KerasHub's
-    blocks, and state of a layer would leak into other calls.
-    """
-    set_tensor_attr(tensor, SIDE, value)
-
-
-def mask_of(tensor: Any) -> Any:
-    """The Keras mask on a tensor, or None."""
-    return get_keras_mask(tensor)
-
-
-@contextlib.contextmanager
-def named_apart(operations: Iterable[Any]) -> Iterator[bool]:
-    """Gives operations of equal names different ones for the while.
-
-    A graph refuses equal names; two models that become one may have them.
-    Tells whether there were any.
-    """
-    own, taken = [], set()
-    for operation in {id(each): each for each in operations}.values():
-        name, number = operation.name, 0
-        while name in taken:
-            number += 1
-            name = f"{operation.name}_{number}"
-        taken.add(name)
-        if name != operation.name:
-            own.append((operation, operation.name))
-            operation.name = name
-    try:
-        yield bool(own)
-    finally:
-        for operation, name in own:
-            operation.name = name
-
-
-def has_graph(model: Layer) -> bool:
-    """Whether a model knows the symbolic tensors between its layers."""
-    if isinstance(model, keras.Sequential):
-        return model._functional is not None
-    return isinstance(model, Functional)
-
-
-def output_shape(model: Layer | None, number: int) -> Any:
-    """The shape of an output of a model, or None where it is not known."""
-    if model is None or not has_graph(model):
-        return None
-    outputs = model.outputs[number : number + 1]
-    return outputs[0].shape if outputs else None
 
 
 def build_shape(layer: Layer) -> list[int | None] | None:
@@ -474,13 +304,6 @@ def build_shape(layer: Layer) -> list[int | None] | None:
     if not all(n is None or isinstance(n, int) for n in shapes[0]):
         return None
     return [None if n is None else int(n) for n in shapes[0]]
-
-
-def graph_inputs(model: Layer) -> Any:
-    """A model's symbolic inputs in the structure that it takes."""
-    if isinstance(model, keras.Sequential):
-        return model._functional._inputs_struct
-    return model._inputs_struct
 
 
 def forbid_training(model: Layer, reason: str) -> list[Callable[[], None]]:

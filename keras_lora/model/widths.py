@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_lora.model import surgery
+from keras_lora.model import graphs, surgery
 from keras_lora.model.surgery import Layer
 
 LINEAR = (keras.layers.Dense, keras.layers.EinsumDense)
@@ -16,7 +16,7 @@ def output_width(layer: Layer) -> int | str:
     try:
         widths = {
             width_of(layer.compute_output_spec(*args, **kwargs))
-            for args, kwargs in surgery.symbolic_calls(layer)
+            for args, kwargs in graphs.symbolic_calls(layer)
         }
     except Exception as error:
         return f"its output's shape is not known ({error})"
@@ -46,7 +46,7 @@ def output_axes(layer: Layer) -> set[int]:
     try:
         outputs = [
             keras.tree.flatten(layer.compute_output_spec(*args, **kwargs))
-            for args, kwargs in surgery.symbolic_calls(layer)
+            for args, kwargs in graphs.symbolic_calls(layer)
         ]
     except Exception:
         return set()
@@ -56,7 +56,7 @@ def output_axes(layer: Layer) -> set[int]:
 def input_width(layer: Layer) -> int | str:
     """The width of a layer's first input, or why none can be read there."""
     widths = set()
-    for args, kwargs in surgery.symbolic_calls(layer):
+    for args, kwargs in graphs.symbolic_calls(layer):
         x = surgery.first_argument(type(layer), args, kwargs)
         if not isinstance(x, keras.KerasTensor) or x.shape[-1] is None:
             return "its first input is no tensor of a known width"

@@ -11,7 +11,7 @@ from keras_lora.errors import raise_if
 from keras_lora.methods import method_of
 from keras_lora.methods.lora import lora_class
 from keras_lora.methods.method import Config, Fill, Settings
-from keras_lora.model import surgery
+from keras_lora.model import graphs
 from keras_lora.model.checks import unbuilt
 from keras_lora.model.compiled import forget_compiled
 from keras_lora.model.fingerprint import (
@@ -162,12 +162,12 @@ def base_outputs(
 ) -> tuple[tuple[str, int], ...] | None:
     """Which layers make the outputs of the base whose root is `layers[""]`."""
     root = layers.get("")
-    if root is None or not surgery.has_graph(root):
+    if root is None or not graphs.has_graph(root):
         return None
     path_of = {id(layer): path for path, layer in layers.items()}
     found = []
     for tensor in keras.tree.flatten(root.outputs):
-        operation, index, _ = surgery.graph_source(tensor)
+        operation, index, _ = graphs.graph_source(tensor)
         if id(operation) not in path_of:
             return None
         found.append((path_of[id(operation)], index))

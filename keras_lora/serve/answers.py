@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_lora.files.format import AdapterInfo
-from keras_lora.model import surgery
+from keras_lora.model import graphs
 
 SHARES = ("softmax", "sigmoid")
 """Activations whose outputs are probabilities already."""
@@ -81,7 +81,7 @@ def gives_shares(info: AdapterInfo, base: Any) -> bool | None:
         if entry["class"] not in SHAPES:
             activation = entry["config"].get("activation")
             return _is_share(activation or entry["class"].lower())
-    if not surgery.has_graph(base):
+    if not graphs.has_graph(base):
         return None
     last = _last_operation(base.outputs[0])
     activation = getattr(last, "activation", None)
@@ -91,8 +91,8 @@ def gives_shares(info: AdapterInfo, base: Any) -> bool | None:
 
 def _last_operation(tensor: Any) -> Any:
     """What gave a symbolic tensor its values, in models of models too."""
-    layer, number, inputs = surgery.graph_source(tensor)
-    if surgery.has_graph(layer):
+    layer, number, inputs = graphs.graph_source(tensor)
+    if graphs.has_graph(layer):
         return _last_operation(layer.outputs[number])
     if type(layer).__name__ in SHAPES and len(inputs) == 1:
         return _last_operation(inputs[0])

@@ -14,7 +14,7 @@ from keras_lora.methods.side import (
     what_it_sees,
     with_stream,
 )
-from keras_lora.model import surgery
+from keras_lora.model import graphs, surgery
 from keras_lora.model.compiled import HOST
 
 Apart: TypeAlias = Callable[[Any, Any, dict[str, Any]], Any]
@@ -58,7 +58,7 @@ def called_apart(
     y = outputs[0] if several else outputs
     found = stage(y, stream, *seen)
     if stage.last:
-        y = surgery.keep_mask(y, found)
+        y = graphs.keep_mask(y, found)
     else:
         y = with_stream(y, place.stream, place.stage, found)
     return type(outputs)([y, *outputs[1:]]) if several else y

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_lora.model import surgery
+from keras_lora.model import graphs, surgery
 from keras_lora.model.fingerprint import itemsize
 from keras_lora.model.surgery import Layer
 from keras_lora.rewrite.membership import membership
@@ -163,7 +163,7 @@ def without_rows(frozen: Layer, tensors: list[Tensor]) -> list[Tensor]:
         lambda t: keras.KerasTensor(
             (t.shape[0] or ROWS, *t.shape[1:]), dtype=t.dtype, sparse=t.sparse
         ),
-        surgery.untracked(surgery.graph_inputs(frozen)),
+        graphs.untracked(graphs.graph_inputs(frozen)),
     )
     counts = {t.shape[0] for t in keras.tree.flatten(inputs)}
     try:

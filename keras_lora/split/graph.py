@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lora.model import surgery
+from keras_lora.model import graphs
 from keras_lora.model.surgery import Layer
 from keras_lora.split.beside import Apart, stage_apart
 
@@ -22,7 +22,7 @@ def written_out(model: Layer, apart: Apart = stage_apart) -> Any:
     cut may go through a nested model, and only so do symbolic tensors tell
     which Keras masks come to them.
     """
-    inputs = keras.tree.flatten(surgery.graph_inputs(model))
+    inputs = keras.tree.flatten(graphs.graph_inputs(model))
     return run(model, inputs, None, apart)
 
 
@@ -33,14 +33,14 @@ def run(
     known = {
         id(own): fitted(given, own)
         for own, given in zip(
-            keras.tree.flatten(surgery.graph_inputs(model)), inputs, strict=True
+            keras.tree.flatten(graphs.graph_inputs(model)), inputs, strict=True
         )
     }
-    for call in surgery.graph_operations(model):
+    for call in graphs.graph_operations(model):
         if not call.is_input:
             again(call, known, training, apart)
     return keras.tree.map_structure(
-        lambda tensor: known[id(tensor)], surgery.graph_outputs(model)
+        lambda tensor: known[id(tensor)], graphs.graph_outputs(model)
     )
 
 
@@ -78,10 +78,10 @@ def inputs_of(
     """What a nested model with a graph is given; None for all else."""
     if not isinstance(operation, keras.Model):
         return None
-    if not surgery.runs_its_graph(operation):
+    if not graphs.runs_its_graph(operation):
         return None
     given = args[0] if args else kwargs.get("inputs")
-    own = surgery.graph_inputs(operation)
+    own = graphs.graph_inputs(operation)
     if isinstance(given, dict):
         names = own if isinstance(own, dict) else named(own)
         if not all(name in given for name in names):
@@ -110,12 +110,12 @@ def fitted(given: Tensor, own: Tensor) -> Tensor:
         found = ops.squeeze(found, axis=-1)
     elif len(found.shape) == len(own.shape) - 1:
         found = ops.expand_dims(found, axis=-1)
-    return found if found is given else surgery.keep_mask(given, found)
+    return found if found is given else graphs.keep_mask(given, found)
 
 
 def maker(tensor: Tensor) -> Call:
     """The call that made a symbolic tensor."""
-    return surgery.graph_node(tensor)
+    return graphs.graph_node(tensor)
 
 
 def needs(call: Call) -> list[Tensor]:
@@ -127,7 +127,7 @@ def with_masks(tensors: Iterable[Tensor]) -> list[Tensor]:
     """Tensors, each once, with the masks on them."""
     found: dict[int, Tensor] = {}
     for tensor in tensors:
-        mask = surgery.mask_of(tensor)
+        mask = graphs.mask_of(tensor)
         for each in (tensor,) if mask is None else (tensor, mask):
             found.setdefault(id(each), each)
     return list(found.values())

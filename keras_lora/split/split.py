@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from keras_lora.errors import raise_if, shorten
-from keras_lora.model import surgery
+from keras_lora.model import graphs, surgery
 from keras_lora.model.checks import unbuilt
 from keras_lora.model.paths import Layers, structural_paths
 from keras_lora.model.surgery import Layer
@@ -115,7 +115,7 @@ def cut_before(
         As `split`; None where the model has no graph, or nothing with weights
         comes before them.
     """
-    if not surgery.has_graph(model) or not surgery.runs_its_graph(model):
+    if not graphs.has_graph(model) or not graphs.runs_its_graph(model):
         return None
     outputs = written_out(model, apart)
     cut = Cut(keras.tree.flatten(outputs), begins)
@@ -133,13 +133,13 @@ def not_to_cut(model: Any) -> list[str]:
     layers = structural_paths(model)
     problems = unbuilt(layers) + served(layers.values())
     kind = type(model).__name__
-    if not surgery.has_graph(model):
+    if not graphs.has_graph(model):
         if not problems or not isinstance(model, keras.Sequential):
             problems.append(
                 f"{model.name!r} is a subclassed model ({kind}): it has no "
                 "graph to cut"
             )
-    elif not surgery.runs_its_graph(model):
+    elif not graphs.runs_its_graph(model):
         problems.append(
             f"{model.name!r} ({kind}) has a `call` of its own beside its graph"
         )
@@ -182,7 +182,7 @@ def frozen_part(
         crossing = feature_names(cut.crossing, cut, paths)
         outputs = next(iter(crossing.values())) if len(crossing) == 1 else None
         frozen = assembled(
-            surgery.untracked(surgery.graph_inputs(model)),
+            graphs.untracked(graphs.graph_inputs(model)),
             crossing if outputs is None else outputs,
             f"{model.name}_frozen",
         )
@@ -208,7 +208,7 @@ def trainable_part(
     known = {id(tensor): inputs[name] for name, tensor in crossing.items()}
     bare = dict(known)
     for tensor in crossing.values():
-        mask = surgery.mask_of(tensor)
+        mask = graphs.mask_of(tensor)
         if mask is not None:
             carried = WithMask()(bare[id(tensor)], mask=bare[id(mask)])
             known[id(tensor)] = carried
@@ -226,7 +226,7 @@ def assembled(inputs: Any, outputs: Any, name: str) -> Any:
     """A functional model, of layers that may have equal names."""
     own = [maker(tensor) for tensor in keras.tree.flatten(inputs)]
     calls = [*own, *calls_to(keras.tree.flatten(outputs))]
-    with surgery.named_apart(call.operation for call in calls) as renamed:
+    with graphs.named_apart(call.operation for call in calls) as renamed:
         made = keras.Model(inputs, outputs, name=name)
     if renamed:
         surgery.patched(made, "get_config", refuse_config)

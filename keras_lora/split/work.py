@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_lora.errors import raise_if, shorten
-from keras_lora.model import surgery
+from keras_lora.model import graphs, surgery
 from keras_lora.model.fingerprint import WHOLE_BELOW, digest, size_in_bytes
 from keras_lora.model.paths import structural_paths
 from keras_lora.split.buckets import Bucket, Buckets
@@ -158,9 +158,9 @@ class Work:
         A feature's that the model leaves open; a label's of that size.
         """
         shapes = [tuple(leaf.shape) for leaf in leaves]
-        known = surgery.has_graph(self.frozen)
+        known = graphs.has_graph(self.frozen)
         if known:
-            graph = keras.tree.flatten(surgery.graph_outputs(self.frozen))
+            graph = keras.tree.flatten(graphs.graph_outputs(self.frozen))
             shapes[: len(names)] = [tuple(tensor.shape) for tensor in graph]
         found, problems = [], []
         for number, (leaf, shape) in enumerate(
@@ -190,8 +190,8 @@ class Work:
     def described(self, hashes: tuple[Hashes, Hashes]) -> dict[str, Any]:
         """What features were made of, as a folder's description has it."""
         names: list[str] = []
-        if surgery.has_graph(self.frozen):
-            names = self.names(surgery.graph_outputs(self.frozen))
+        if graphs.has_graph(self.frozen):
+            names = self.names(graphs.graph_outputs(self.frozen))
         return {
             "frozen": fingerprint(self.frozen),
             "inputs": hashes[0].hexdigest(),

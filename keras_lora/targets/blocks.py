@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import keras
 
 from keras_lora.errors import shorten
-from keras_lora.model import surgery
+from keras_lora.model import graphs, surgery
 from keras_lora.model.classes import plain_class
 from keras_lora.model.paths import Layers
 from keras_lora.model.surgery import Layer
@@ -94,10 +94,10 @@ def reads(layer: Layer, before: Layer) -> bool:
     Where there is no graph that tells, it may.
     """
     sources = []
-    for args, kwargs in surgery.graph_calls(layer):
+    for args, kwargs in graphs.graph_calls(layer):
         x = surgery.first_argument(plain_class(layer), args, kwargs)
-        if isinstance(x, keras.KerasTensor) and surgery.in_graph(x):
-            sources.append(surgery.graph_source(x)[0])
+        if isinstance(x, keras.KerasTensor) and graphs.in_graph(x):
+            sources.append(graphs.graph_source(x)[0])
     return not sources or any(source is before for source in sources)
 
 

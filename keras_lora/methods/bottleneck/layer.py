@@ -9,7 +9,7 @@ from keras import ops
 from keras_lora.errors import raise_if
 from keras_lora.methods.bottleneck.config import AdapterConfig
 from keras_lora.methods.host import AdapterHost, Setting, Specs
-from keras_lora.model import surgery
+from keras_lora.model import graphs, surgery
 
 
 class Bottleneck(AdapterHost):
@@ -42,7 +42,7 @@ class Bottleneck(AdapterHost):
 
     def add_delta(self, y: Any) -> Any:
         """`y` with the adapter's part, in the dtype of `y`."""
-        return surgery.keep_mask(y, y + ops.cast(self.delta(y), y.dtype))
+        return graphs.keep_mask(y, y + ops.cast(self.delta(y), y.dtype))
 
 
 def bottleneck_delta(
@@ -119,7 +119,7 @@ class ParallelBottleneck(OutputBottleneck):
     def adapted_output(self, y: Any, args: Any, kwargs: Any) -> Any:
         x = surgery.first_argument(self._host_class, args, kwargs)
         delta = self.delta(x) * self.adapter_settings["scale"]
-        return surgery.keep_mask(y, y + ops.cast(delta, y.dtype))
+        return graphs.keep_mask(y, y + ops.cast(delta, y.dtype))
 
 
 @keras.saving.register_keras_serializable(package="keras_lora")

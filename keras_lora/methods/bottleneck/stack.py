@@ -18,7 +18,7 @@ from keras_lora.methods.stack import (
     filled_up,
     one_for_all,
 )
-from keras_lora.model import surgery
+from keras_lora.model import graphs
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class BottleneckStack(Stack):
             read = ops.reshape(read, (rows, -1, self.kind.width_in))
         delta = bottleneck_delta(read, weights, vars(self.kind))
         delta = ops.cast(ops.reshape(delta, ops.shape(y)), y.dtype)
-        return surgery.keep_mask(y, y + delta)
+        return graphs.keep_mask(y, y + delta)
 
 
 class ParallelStack(BottleneckStack):

@@ -8,7 +8,7 @@ from keras import ops
 from keras_lora.methods.host import Setting
 from keras_lora.methods.lora.low_rank import LoRALayer, LowRank, register
 from keras_lora.methods.stack import of_rows, one_for_all, places
-from keras_lora.model import surgery
+from keras_lora.model import graphs
 
 
 class EmbeddingLoRA(LowRank):
@@ -42,7 +42,7 @@ class EmbeddingLoRA(LowRank):
 
     def _adapted(self, method: str, x: Any) -> Any:
         y = self.host_call(method, x)
-        return surgery.keep_mask(y, self.adapted_product(x, y))
+        return graphs.keep_mask(y, self.adapted_product(x, y))
 
     def call(self, inputs: Any) -> Any:
         return self._adapted("call", inputs)

@@ -16,7 +16,7 @@ from keras_lora.methods.side.ladder import (
     shapes,
     unpacked,
 )
-from keras_lora.model import surgery
+from keras_lora.model import graphs, surgery
 
 Seen: TypeAlias = tuple[Any, Any]
 """The masks that a block is given, of padding and of attention, or None."""
@@ -82,7 +82,7 @@ class SideStage(AdapterHost):
     def joined(self, y: Any, stream: Any) -> Any:
         """The block's output with what the ladder adds to it."""
         both = join(ops.cast(y, "float32"), stream, self.stage_weights)
-        return surgery.keep_mask(y, ops.cast(both, y.dtype))
+        return graphs.keep_mask(y, ops.cast(both, y.dtype))
 
 
 def stage_shapes(settings: dict[str, Any]) -> Shapes:
@@ -104,7 +104,7 @@ def stream_of(x: Any, key: str, stage: int, name: str) -> Any:
     """
     if not stage:
         return None
-    streams = surgery.side_of(x) or {}
+    streams = graphs.side_of(x) or {}
     if (key, stage - 1) not in streams:
         raise ValueError(
             f"Layer {name!r} has stage {stage} of a ladder, and its input does "
@@ -121,7 +121,7 @@ def with_stream(y: Any, key: str, stage: int, stream: Any) -> Any:
     A bank's block may have stages of several ladders: one may be the first of
     its own, another the second.
     """
-    surgery.put_side(y, {**(surgery.side_of(y) or {}), (key, stage): stream})
+    graphs.put_side(y, {**(graphs.side_of(y) or {}), (key, stage): stream})
     return y
 
 
@@ -136,7 +136,7 @@ def what_it_sees(host: type, args: Any, kwargs: Any) -> tuple[Any, Seen]:
     given = bound.arguments
     padding = given.get("padding_mask", given.get("mask"))
     if padding is None:
-        padding = surgery.mask_of(x)
+        padding = graphs.mask_of(x)
     return x, (padding, given.get("attention_mask"))
 
 

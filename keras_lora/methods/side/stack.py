@@ -21,7 +21,7 @@ from keras_lora.methods.side.layer import (
     with_stream,
 )
 from keras_lora.methods.stack import Arrays, Kind, Settings, Shapes, Stack
-from keras_lora.model import surgery
+from keras_lora.model import graphs
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class SideStack(Stack):
     def joined(self, y: Any, stream: Any, ids: Any) -> Any:
         """The block's output with what the ladders add to it."""
         both = join(ops.cast(y, "float32"), stream, self.stages(ids))
-        return surgery.keep_mask(y, ops.cast(both, y.dtype))
+        return graphs.keep_mask(y, ops.cast(both, y.dtype))
 
     def stages(self, ids: Any) -> Weights:
         """The weights of each row's stage, or of the one in force."""
