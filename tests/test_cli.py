@@ -97,6 +97,7 @@ assert "keras_lora" not in sys.modules
 """
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_model_that_needs_no_keras_lora(files):
     folder, model = files
     run = [sys.executable, "-m", "keras_lora.cli", *arguments(folder)]

@@ -24,6 +24,8 @@ NEEDS_KERAS_HUB = {
     "docs/how-to/peft.md",
     "docs/how-to/your-own-model.md",
 }
+MOST_STEPS = {"docs/how-to/language-models.md": 15}
+"""Pages that train for minutes; a test stops each `fit` after some steps."""
 NOT_RUN = (
     "curl ",
     "keras-lora serve ",
@@ -127,6 +129,31 @@ def folder(tmp_path):
         yield path
 
 
+class Stop(keras.callbacks.Callback):
+    """Ends `fit` after some steps."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.steps = steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.model.stop_training = batch + 1 >= self.steps
+
+
+@pytest.fixture
+def few_steps(name, monkeypatch):
+    """Lets no `fit` of a page of `MOST_STEPS` go on for longer."""
+    fit = keras.Model.fit
+    if name in MOST_STEPS:
+        monkeypatch.setattr(
+            keras.Model,
+            "fit",
+            lambda *args, **options: fit(
+                *args, callbacks=[Stop(MOST_STEPS[name])], **options
+            ),
+        )
+
+
 def marks_of(name):
     """The README's example runs in every run; the other pages take longer."""
     if name in REAL_BASE:
@@ -142,7 +169,7 @@ def marks_of(name):
         if any(language in ("python", "sh") for language, _ in blocks(page))
     ],
 )
-def test_examples_run(name, folder):
+def test_examples_run(name, folder, few_steps):
     if name in NEEDS_KERAS_HUB | REAL_BASE:
         hub()
     run_page(name, folder)

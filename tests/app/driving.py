@@ -11,7 +11,7 @@ SCRIPT = str(Path(services.__file__).parents[1] / "streamlit_app.py")
 
 
 def open_page(name="switch", **query):
-    app = AppTest.from_file(SCRIPT, default_timeout=120)
+    app = AppTest.from_file(SCRIPT, default_timeout=300)
     for key, value in query.items():
         app.query_params[key] = value
     app.run()

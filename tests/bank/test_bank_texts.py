@@ -18,6 +18,7 @@ from tests.banks import (
     sequential,
     served,
 )
+from tests.marks import pairs
 from tests.models import features, set_random
 from tests.presets import TASKS, TEXTS, read_preset, write_preset
 
@@ -30,7 +31,7 @@ def inputs_of(task, texts=TEXTS):
     return {k: np.asarray(keras.ops.convert_to_numpy(v)) for k, v in x.items()}
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", pairs(["TextClassifier"], TASKS))
 def test_each_text_is_answered_by_its_own_adapter(name, tmp_path):
     folder = write_preset(name, tmp_path / "preset")
     base = read_preset(name, folder)
@@ -78,6 +79,7 @@ def test_texts_come_in_tensors(classifier):
     assert off(got, task.predict(TEXTS, verbose=0)) < 1e-5
 
 
+@pytest.mark.slow
 def test_pairs_of_texts_are_what_the_preprocessor_makes_of_them(classifier):
     bank, task = classifier
     pairs = (TEXTS, TEXTS[::-1])
@@ -125,6 +127,7 @@ def test_a_base_without_preprocessor_takes_arrays_alone(x, word):
         bank.predict(x)
 
 
+@pytest.mark.slow
 def test_a_preprocessor_that_is_taken_off_is_not_run(tmp_path):
     base = TASKS["TextClassifier"]()
     plain, x = base.predict(TEXTS, verbose=0), inputs_of(base)

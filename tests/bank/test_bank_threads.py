@@ -61,6 +61,7 @@ def test_each_answer_is_the_lone_callers(often, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_slot_less_than_all_adapters_and_no_change(often, tmp_path):
     """Nothing is ever gone, so that every call has to be answered."""
     soak = Soak(tmp_path, capacity=1)
@@ -70,6 +71,7 @@ def test_a_slot_less_than_all_adapters_and_no_change(often, tmp_path):
     soak.bank.detach()
 
 
+@pytest.mark.slow
 def test_plain_calls_and_calls_by_name_at_once(tmp_path):
     base, x = sequential(), rows(8)
     tasks = many_tasks(base, tmp_path, 3, x)
@@ -143,6 +145,7 @@ def test_what_another_thread_uses_is_not_seen(tmp_path):
             assert off(got[name], plain) <= 1e-5, name
 
 
+@pytest.mark.slow
 def test_plain_calls_while_another_thread_loads(often, tmp_path):
     """As the stacks grow, and what was compiled over them is dropped."""
     base, x = sequential(), rows(8)
@@ -296,6 +299,7 @@ def test_a_bank_detached_under_callers_says_so(often, tmp_path):
     together(calling, calling, detaching)
 
 
+@pytest.mark.slow
 def test_what_is_unloaded_is_freed(tmp_path):
     base, x = sequential(), rows(4)
     tasks = many_tasks(base, tmp_path, 2, x)

@@ -12,6 +12,7 @@ import pytest
 import keras_lora
 from keras_lora import AdapterBank
 from tests.banks import sequential, served
+from tests.marks import pairs
 from tests.models import set_random
 
 TORCH = keras.backend.backend() == "torch"
@@ -55,14 +56,6 @@ FAMILIES = {
     "qwen": lambda: grouped("Qwen"),
     "bart": lambda: positioned("BartBackbone", "BartSeq2SeqLM"),
 }
-
-
-def most_slow(names, *quick):
-    """Cases of a test, most of them for CI."""
-    return [
-        name if name in quick else pytest.param(name, marks=pytest.mark.slow)
-        for name in names
-    ]
 
 
 def language_model(family="gpt2", sampler="greedy"):
@@ -183,7 +176,7 @@ def with_adapters(bank, paths):
     return bank
 
 
-@pytest.mark.parametrize("family", most_slow(FAMILIES, "gpt2", "bart"))
+@pytest.mark.parametrize("family", pairs(["gpt2"], FAMILIES))
 def test_mixed_rows_are_what_each_is_alone(family, tmp_path):
     task = language_model(family)
     config = keras_lora.LoRAConfig(rank=3, targets="all-linear")
@@ -310,6 +303,7 @@ def test_quantized_bases(mode, tmp_path):
         same(bank.generate(asked, NAMES, stop_token_ids=None), want)
 
 
+@pytest.mark.slow
 def test_a_bank_over_the_backbone(gpt, tmp_path):
     task, _, asked, _ = gpt
     backbone = task.backbone
@@ -341,6 +335,7 @@ def calls_of(layer):
     return calls
 
 
+@pytest.mark.slow
 def test_one_trace_over_mixes_and_evictions(gpt):
     task, paths, asked, _ = gpt
     rng = np.random.default_rng(3)
@@ -367,6 +362,7 @@ def test_one_trace_over_mixes_and_evictions(gpt):
         del task.backbone.transformer_layers[0].__dict__["call"]
 
 
+@pytest.mark.slow
 def test_few_lengths_and_sizes_are_compiled(gpt):
     task, paths, _, _ = gpt
     with served(task, rank=3) as bank:
@@ -389,6 +385,7 @@ def test_few_lengths_and_sizes_are_compiled(gpt):
         same(bank.generate(asked, NAMES, stop_token_ids=None), want)
 
 
+@pytest.mark.slow
 def test_rows_of_wide_adapters_beside_narrow_ones(gpt, tmp_path):
     task, paths, asked, narrow = gpt
     config = keras_lora.LoRAConfig(rank=20)
@@ -401,6 +398,7 @@ def test_rows_of_wide_adapters_beside_narrow_ones(gpt, tmp_path):
         same(bank.generate(asked, NAMES, stop_token_ids=None), want)
 
 
+@pytest.mark.slow
 def test_more_adapters_than_slots_and_than_rows_of_a_batch(gpt):
     task, paths, asked, want = gpt
     with served(task, capacity=1) as bank:
@@ -409,6 +407,7 @@ def test_more_adapters_than_slots_and_than_rows_of_a_batch(gpt):
         same(got, want)
 
 
+@pytest.mark.slow
 def test_after_the_bank_grew_the_next_call_is_right(gpt, tmp_path):
     task, paths, asked, _ = gpt
     more = {
@@ -657,8 +656,8 @@ def speaking(tmp_path_factory):
     return task, paths, texts, want
 
 
-@pytest.mark.parametrize("length", [None, 20])
-@pytest.mark.parametrize("strip", [False, True])
+@pytest.mark.slow
+@pytest.mark.parametrize(("length", "strip"), [(None, True), (20, False)])
 def test_texts_in_and_out(length, strip, speaking):
     task, paths, texts, want = speaking
     options = {"max_length": length, "strip_prompt": strip}
@@ -684,6 +683,7 @@ def test_a_stream_of_text(speaking):
             assert said == want[None, False][row]
 
 
+@pytest.mark.slow
 def test_plain_predictions_and_generations_at_once(gpt):
     """On JAX a plain prediction empties the base's variables meanwhile."""
     task, paths, asked, want = gpt

@@ -150,6 +150,7 @@ def test_many_batches_are_those_of_one(bank, tasks):
         assert_own(bank.predict_all(words(), batch_size=size), tasks)
 
 
+@pytest.mark.slow
 def test_more_adapters_than_slots_are_brought_in_one_after_another(tasks):
     with served(encoder(), capacity=2) as bank:
         bank.model.run_eagerly = True
@@ -297,6 +298,7 @@ def test_rows_of_a_mixed_batch_climb_their_own_ladders(bank, tasks):
             assert off(got[number], expected) < 1e-5, (names, number)
 
 
+@pytest.mark.slow
 def test_ladders_that_begin_at_other_blocks_stand_side_by_side(tmp_path):
     base, x = encoder(4), words()
     made = {
@@ -365,6 +367,7 @@ def test_an_exported_bank_has_its_ladders(tasks, tmp_path):
         assert off(got, tasks[name].row(number)) < 1e-5, name
 
 
+@pytest.mark.slow
 def test_texts_are_prepared_once_for_all(tmp_path):
     base = TASKS["TextClassifier"]()
     x = base.preprocess_samples(TEXTS)
@@ -435,6 +438,7 @@ def test_a_dense_base_shares_what_comes_before_its_last_layers(tmp_path):
             assert_own(bank.predict_all(rows(5), batch_size=size), made)
 
 
+@pytest.mark.slow
 def test_a_keras_mask_is_seen_by_ladders_of_a_bank(tmp_path):
     inputs = keras.Input((None,), dtype="int32")
     x = layers.Embedding(WORDS, 8, mask_zero=True)(inputs)

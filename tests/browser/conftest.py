@@ -53,7 +53,7 @@ def server(log, *arguments):
 
 
 def wait_until_healthy(address, process, log):
-    for _ in range(600):
+    for _ in range(1500):
         if process.poll() is not None:
             break
         try:

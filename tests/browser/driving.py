@@ -12,10 +12,10 @@ HEIGHT = """() =>
   document.querySelector('[data-testid="stMain"]').scrollHeight
 """
 
-PATIENCE = 60_000
+PATIENCE = 180_000
 """Milliseconds after which a page is taken for hung."""
 
-FIRST_START = 240_000
+FIRST_START = 480_000
 """The same for the first page, for which the base is loaded."""
 
 SETTLED = 600

@@ -94,6 +94,7 @@ def spoiled(draw, nest):
     return nest
 
 
+@pytest.mark.slow
 @some
 @given(data=st.data(), name=st.sampled_from(list(arenas.GOOD)))
 def test_any_json_in_the_record_is_loaded_or_refused(arena, data, name):
@@ -110,6 +111,7 @@ def test_any_json_in_the_header_is_loaded_or_refused(arena, data, name):
     arena.give("header", odd_parts.raw(json.dumps(header), body), name)
 
 
+@pytest.mark.slow
 @some
 @given(config=st.dictionaries(st.sampled_from(odd_parts.SETTINGS), values))
 def test_any_config_of_a_head_is_loaded_or_refused(arena, config):

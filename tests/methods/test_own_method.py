@@ -34,6 +34,7 @@ def test_it_goes_through_save_a_new_process_load_and_a_bank(folder):
     assert info.methods == ("lora-fa",)
 
 
+@pytest.mark.slow
 def test_a_process_that_does_not_know_it_refuses_its_file(folder):
     run_program(
         "import keras_lora\n"

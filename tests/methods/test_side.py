@@ -375,6 +375,7 @@ def trained(model, x, y, steps=20):
     return history.history["loss"]
 
 
+@pytest.mark.slow
 def test_a_split_model_learns_what_the_whole_one_does():
     x, y = words(), np.random.default_rng(0).normal(size=(ROWS, 2))
     _, whole = adapted()
@@ -425,6 +426,7 @@ def test_a_split_model_gives_what_it_gave_on_a_base_of_16_bits(policy):
     assert difference([as_float(y)], [as_float(again)]) < 1e-2
 
 
+@pytest.mark.slow
 def test_a_part_asks_for_compile_once_its_ladder_is_gone():
     base, model = adapted()
     frozen, trainable = keras_lora.split(model)

@@ -15,6 +15,7 @@ from keras_lora.peft import hub as converters
 from keras_lora.peft.origin import origin_of
 from keras_lora.peft.trace import Matrix
 from tests.helpers import state
+from tests.marks import pairs
 from tests.models import hub
 from tests.peft.families import FAMILIES, tiny
 from tests.peft.fixtures import DATA, backbone, small_base
@@ -179,8 +180,10 @@ def test_without_kerashub_a_model_asks_for_names(monkeypatch):
         keras_lora.load_peft(small_base(), DATA / "llama/all_linear")
 
 
-@pytest.mark.parametrize("mode", ["int8", "int4"])
-@pytest.mark.parametrize("name", ["llama/all_linear", "gpt2/c_attn"])
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    pairs([("int8", "gpt2/c_attn")], [("int4", "llama/all_linear")]),
+)
 def test_a_quantized_base_takes_a_folder(mode, name):
     """As QLoRA has it: the base is packed, the adapter is not."""
     base = backbone(name.split("/")[0])

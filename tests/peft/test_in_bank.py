@@ -35,6 +35,7 @@ def alone(path, x):
     return ops.convert_to_numpy(base(x))
 
 
+@pytest.mark.slow
 def test_rows_of_all_kinds_are_as_each_alone(tmp_path):
     base = backbone("llama")
     width = keras_lora.AdapterConfig(bottleneck=4)

@@ -1,5 +1,7 @@
 """Every kind of model, with both kinds of adapter, through every door."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -10,9 +12,22 @@ from tests.marks import pairs
 from tests.methods.contract import Case
 from tests.models import KINDS, difference, set_random, tokens
 
-every_kind = pytest.mark.parametrize("name", KINDS)
-every_method = pytest.mark.parametrize("method", ["lora", "bottleneck"])
-causal = pytest.mark.parametrize("name", ["gpt2", "gemma"])
+QUICK = (
+    "functional",
+    "flattened",
+    "subclassed",
+    "attention",
+    "shared_layer",
+    "bert_backbone",
+)
+every_kind = pytest.mark.parametrize("name", pairs(QUICK, KINDS))
+causal = pytest.mark.parametrize(
+    ("name", "method"),
+    pairs(
+        [("gpt2", "lora"), ("gemma", "bottleneck")],
+        [("gpt2", "bottleneck"), ("gemma", "lora")],
+    ),
+)
 COMPILED = [
     ("functional", "lora"),
     ("functional", "bottleneck"),
@@ -22,7 +37,7 @@ COMPILED = [
     ("recurrent", "bottleneck"),
     ("bert_classifier", "lora"),
 ]
-"""Traced in every run; the others too where slow tests are asked for."""
+"""Traced in every run; where slow tests are asked for, every kind of model."""
 
 
 def lora(kind):
@@ -34,6 +49,11 @@ def bottleneck(kind):
 
 
 CONFIGS = {"lora": lora, "bottleneck": bottleneck}
+MORE_COMPILED = [
+    (name, method)
+    for name, method in zip(KINDS, itertools.cycle(CONFIGS), strict=False)
+    if name not in dict(COMPILED)
+]
 
 
 @every_kind
@@ -63,14 +83,13 @@ def test_bottlenecks_go_from_inject_to_eject_and_are_not_merged(
 
 @pytest.mark.parametrize(
     ("name", "method"),
-    pairs(COMPILED, [(name, method) for name in KINDS for method in CONFIGS]),
+    pairs(COMPILED, MORE_COMPILED),
 )
 def test_compiled_functions_are_those_of_the_adapter(name, method):
     Case(name, CONFIGS[method]).holds_compiled()
 
 
 @causal
-@every_method
 def test_generate_works_before_with_and_after_an_adapter(name, method):
     def generate(model):
         words = {

@@ -70,23 +70,19 @@ COMPILED = [
     ("bert_backbone", flattened_into, "bottleneck"),
 ]
 EAGER = [
-    ("functional", alone, "lora"),
     ("functional", flattened_into, "lora"),
     ("functional", sequence_on, "lora"),
     ("attention", nested_in, "lora"),
-    ("attention", flattened_into, "bottleneck"),
     ("block_without_build", nested_in, "bottleneck"),
     ("shared_layer", flattened_into, "lora"),
-    ("recurrent", alone, "bottleneck"),
-    ("bert_backbone", nested_in, "lora"),
-    ("gpt2", alone, "lora"),
 ]
 reloaded = pytest.mark.parametrize(
     ("name", "around", "method", "eagerly"),
     pairs(
         [(*case, True) for case in EAGER]
-        + [(*case, False) for case in COMPILED],
-        [(*case, False) for case in RELOADED],
+        + [(*case, False) for case in COMPILED[:1]],
+        [(*case, False) for case in COMPILED]
+        + [(*case, True) for case in RELOADED],
     ),
 )
 eagerly_or_not = pytest.mark.parametrize(
@@ -191,7 +187,7 @@ def test_keras_file_does_not_load_as_a_plain_model(
     assert error is not None
 
 
-@pytest.mark.parametrize(("name", "method"), pairs(CASES[::2], CASES))
+@pytest.mark.parametrize(("name", "method"), pairs(CASES[::4], CASES[::2]))
 def test_weights_files_restore_the_base_and_the_adapter(name, method, tmp_path):
     """A file of the plain base goes into an adapted one, which has its own."""
     kind = KINDS[name].placed(alone)

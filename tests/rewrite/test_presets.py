@@ -57,7 +57,7 @@ def test_a_task_from_its_preset_trains_on_texts_and_answers_elsewhere(
     np.testing.assert_array_equal(answers(task), plain)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", pairs(["TextClassifier"], NAMES))
 def test_beside_an_adapted_task_a_preset_is_read_as_the_plain_one(
     name, tmp_path
 ):

@@ -85,7 +85,7 @@ class Server:
 
     def status(self, path="/health"):
         try:
-            with urllib.request.urlopen(self.url + path, timeout=30) as found:
+            with urllib.request.urlopen(self.url + path, timeout=120) as found:
                 return found.status
         except urllib.error.HTTPError as error:
             return error.code

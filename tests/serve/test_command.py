@@ -168,6 +168,7 @@ def test_it_answers_what_it_took_when_it_is_told_to_end(server):
     assert "Traceback" not in server.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_start_that_fails_ends_and_says_why(tmp_path):
     server = Server(
         tmp_path / "log", "tests.serve.bases:nothing", "--adapters", "tests"

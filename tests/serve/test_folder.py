@@ -300,6 +300,7 @@ def test_an_engine_follows_its_folder_while_it_answers(tmp_path):
             engine.predict(x, "t1")
 
 
+@pytest.mark.slow
 def test_peft_folders_are_adapters_too(tmp_path):
     pytest.importorskip("keras_hub")
     folder = tmp_path / "adapters"

@@ -477,6 +477,7 @@ keras_lora.precompute(model, Slow(), sys.argv[1], verbose=0)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_folder_of_that_name(tmp_path):
     run = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(tmp_path / "cache")],

@@ -9,6 +9,7 @@ import keras_lora
 from keras_lora import AdapterConfig
 from tests.banks import assert_rows, call, make_task, served
 from tests.helpers import numpy_of
+from tests.marks import pairs
 from tests.models import (
     KINDS,
     compile_for,
@@ -100,10 +101,10 @@ MODELS = {
 
 def expected(places, placement):
     outputs = [f"{path}/attention_output" for path in places["attention"]]
-    pairs = zip(outputs, places["feed"], strict=True)
+    both = zip(outputs, places["feed"], strict=True)
     return {
         "pfeiffer": places["feed"],
-        "houlsby": [path for pair in pairs for path in pair],
+        "houlsby": [path for pair in both for path in pair],
         "parallel": places["attention"],
     }[placement]
 
@@ -113,7 +114,7 @@ def batch(name):
     return kind.inputs() if kind else features(5, 8)
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=pairs(["flat", "bert_backbone"], MODELS))
 def model(request):
     name = request.param
     if name in KINDS:
