@@ -24,7 +24,7 @@ NEEDS_KERAS_HUB = {
     "docs/how-to/peft.md",
     "docs/how-to/your-own-model.md",
 }
-MOST_STEPS = {"docs/how-to/language-models.md": 15}
+MOST_STEPS = {"docs/how-to/language-models.md": 15, "docs/tutorial.md": 15}
 """Pages that train for minutes; a test stops each `fit` after some steps."""
 NOT_RUN = (
     "curl ",

@@ -176,7 +176,7 @@ def with_adapters(bank, paths):
     return bank
 
 
-@pytest.mark.parametrize("family", pairs(["gpt2"], FAMILIES))
+@pytest.mark.parametrize("family", pairs(["gpt2"], ["bart", "gemma", "llama"]))
 def test_mixed_rows_are_what_each_is_alone(family, tmp_path):
     task = language_model(family)
     config = keras_lora.LoRAConfig(rank=3, targets="all-linear")
@@ -287,10 +287,9 @@ def test_rows_of_all_methods(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["int8", "int4"])
-def test_quantized_bases(mode, tmp_path):
+def test_a_quantized_base(tmp_path):
     task = language_model()
-    task.quantize(mode)
+    task.quantize("int8")
     config = keras_lora.LoRAConfig(rank=3)
     paths = {
         name: write(task, tmp_path / name, config, seed=seed)

@@ -10,7 +10,6 @@ import pytest
 import keras_lora
 from tests.banks import assert_rows, call, make_task, served
 from tests.elsewhere import outputs_of_saved_adapter
-from tests.marks import pairs
 from tests.models import (
     KINDS,
     alone,
@@ -260,8 +259,8 @@ class Contract:
     Attributes:
         method: The name that `summary` and the file give it.
         configs: By name, what makes a config for a kind of model. Of the first
-            a default run tests every law on two kinds of models, of the
-            others on one; the slow tests are for more kinds, with the first.
+            every law is tested on two kinds of models and one more, of the
+            others on one. `tests/rewrite/test_every_model.py` has all kinds.
         fixed: Names of adapter weights that do not train.
         refusal: Why `merge` refuses it; None where it does not.
     """
@@ -274,18 +273,17 @@ class Contract:
     def pytest_generate_tests(self, metafunc):
         asked = {"config", "name"} & set(metafunc.fixturenames)
         first, *_ = self.configs
-        every = [(first, name) for name in ALL]
         if asked == {"config"}:
             metafunc.parametrize("config", self.configs)
         elif metafunc.function.__name__.endswith("compiled"):
-            quick = [(config, "functional") for config in self.configs]
-            metafunc.parametrize(("config", "name"), pairs(quick, every))
+            cases = [(config, "functional") for config in self.configs]
+            metafunc.parametrize(("config", "name"), cases)
         elif asked:
-            quick = [(first, name) for name in QUICK]
+            cases = [(first, name) for name in QUICK]
             # Each of the other configs with another kind of model.
             for number, config in enumerate(self.configs):
-                quick.append((config, ALL[-1 - number % len(ALL)]))
-            metafunc.parametrize(("config", "name"), pairs(quick, every))
+                cases.append((config, ALL[-1 - number % len(ALL)]))
+            metafunc.parametrize(("config", "name"), cases)
 
     def case(self, config, name):
         return Case(name, self.configs[config], self.fixed)

@@ -42,11 +42,9 @@ CASES = [
 ]
 RELOADED = [
     ("functional", alone, "lora"),
-    ("functional", alone, "bottleneck"),
     ("functional", nested_in, "lora"),
     ("functional", flattened_into, "lora"),
     ("functional", sequence_on, "lora"),
-    ("subclassed", alone, "lora"),
     ("subclassed", alone, "bottleneck"),
     ("subclassed", nested_in, "lora"),
     ("attention", alone, "lora"),
