@@ -6,6 +6,8 @@ import pytest
 def pairs(quick, others=()):
     """Values for `parametrize`: the quick ones, and the others marked slow.
 
+    The others have the mark `pair` too: CI runs them last, if there is time.
+
     Args:
         quick: Tuples of values, or single values.
         others: All there are; those among the quick ones stay quick.
@@ -14,7 +16,7 @@ def pairs(quick, others=()):
     return quick + [
         pytest.param(
             *(case if isinstance(case, tuple) else (case,)),
-            marks=pytest.mark.slow,
+            marks=[pytest.mark.slow, pytest.mark.pair],
         )
         for case in others
         if case not in quick

@@ -17,6 +17,7 @@ from tests.app.outside import (
 )
 from tests.app.tiny import adapter
 from tests.browser import driving
+from tests.marks import pairs
 
 pytestmark = pytest.mark.browser
 
@@ -80,7 +81,7 @@ def over_charts(page):
             assert not page.evaluate(ACTING)
 
 
-@pytest.mark.parametrize("text", [ALL, *(text[:60] for text in MORE)])
+@pytest.mark.parametrize("text", pairs([ALL], [t[:60] for t in MORE]))
 def test_the_task_in_the_address(tiny_demo, page, text):
     driving.open_page(page, tiny_demo, f"?task={quote(text)}")
     shown(page, f"There is no task “{text}” here")
@@ -161,12 +162,14 @@ def test_a_refused_adapter(tiny_demo, page, tmp_path):
 
 @pytest.mark.parametrize(
     ("data", "text"),
-    [
-        (csv_of(header=ALL), ALL[:30]),
-        (csv_of(LABELS[:1]), LABELS[0]),
-        (csv_of(["a"] * 12 + [LABELS[0]]), LABELS[0]),
-        (b"\xff", f"{FILE_NAME}.csv was not taken"),
-    ],
+    pairs(
+        [(csv_of(header=ALL), ALL[:30])],
+        [
+            (csv_of(LABELS[:1]), LABELS[0]),
+            (csv_of(["a"] * 12 + [LABELS[0]]), LABELS[0]),
+            (b"\xff", f"{FILE_NAME}.csv was not taken"),
+        ],
+    ),
     ids=["header", "one label", "few of a label", "name"],
 )
 def test_a_refused_csv(tiny_demo, page, tmp_path, data, text):
