@@ -86,17 +86,18 @@ def pays_to_form(lead: tuple[Any, ...], size_in: int, size_out: int) -> Any:
     Forming the kernel passes over all of it, skinny products over all of `x`.
 
     Args:
-        lead: Axes of `x` before its last, ints, or tensors where a graph does
-            not know them.
+        lead: Axes of `x` before its last: ints, or what a graph has for an
+            axis that it does not know, tensors or JAX's symbols.
         size_in: Its last axis.
         size_out: That of the output.
 
     Returns:
-        A bool, or a tensor of one where an axis is one.
+        A bool, or a tensor of one where an axis is one. False where an axis
+        is a symbol, which compares with nothing.
     """
     least = PASSES * size_in * size_out // (size_in + size_out)
-    vectors = math.prod(size for size in lead if isinstance(size, int))
-    for size in lead:
-        if not isinstance(size, int):
-            vectors = vectors * size
-    return vectors >= least
+    known = [size for size in lead if isinstance(size, int)]
+    unknown = [size for size in lead if not isinstance(size, int)]
+    if not all(map(ops.is_tensor, unknown)):
+        return False
+    return math.prod(unknown, start=math.prod(known)) >= least
