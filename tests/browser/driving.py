@@ -12,7 +12,7 @@ HEIGHT = """() =>
   document.querySelector('[data-testid="stMain"]').scrollHeight
 """
 
-PATIENCE = 180_000
+PATIENCE = 300_000
 """Milliseconds after which a page is taken for hung."""
 
 FIRST_START = 480_000

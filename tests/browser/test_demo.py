@@ -85,7 +85,7 @@ def test_an_adapter_is_trained_downloaded_and_brought_back(
 
 def test_a_run_is_stopped_and_kept(tiny_demo, page, tmp_path):
     csv = tmp_path / "long.csv"
-    csv.write_bytes(csv_bytes(4000))
+    csv.write_bytes(csv_bytes(1000))
     driving.start_own(page, tiny_demo, csv, most=True)
     page.get_by_test_id("stVegaLiteChart").first.wait_for()
     driving.press(page, "Stop and keep what is trained")
@@ -95,7 +95,7 @@ def test_a_run_is_stopped_and_kept(tiny_demo, page, tmp_path):
 
 def test_a_run_ends_when_its_page_is_closed(tiny_demo, browser, tmp_path):
     csv = tmp_path / "slow.csv"
-    csv.write_bytes(csv_bytes(4000))
+    csv.write_bytes(csv_bytes(1000))
     first, second = (browser.new_context().new_page() for _ in range(2))
     for page in (first, second):
         page.set_default_timeout(driving.PATIENCE)
