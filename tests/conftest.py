@@ -69,6 +69,14 @@ def pytest_cmdline_main(config):
                 options.dist = "worksteal"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """What is extra is slow."""
+    for item in items:
+        if item.get_closest_marker("extra"):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def fresh_keras_state():
     """Gives each test the same seed, layer numbering and dtype policy."""

@@ -4,9 +4,9 @@ import pytest
 
 
 def pairs(quick, others=()):
-    """Values for `parametrize`: the quick ones, and the others marked slow.
+    """Values for `parametrize`: the quick ones, and the others marked extra.
 
-    The others have the mark `pair` too: CI runs them last, if there is time.
+    CI runs the others last, if there is time.
 
     Args:
         quick: Tuples of values, or single values.
@@ -16,7 +16,7 @@ def pairs(quick, others=()):
     return quick + [
         pytest.param(
             *(case if isinstance(case, tuple) else (case,)),
-            marks=[pytest.mark.slow, pytest.mark.pair],
+            marks=pytest.mark.extra,
         )
         for case in others
         if case not in quick

@@ -123,7 +123,7 @@ def test_a_refused_csv(few_texts, data, text):
 
 
 @pages
-@pytest.mark.slow
+@pytest.mark.extra
 def test_what_was_trained_on_a_csv(own_shelf, few_texts):
     app = train_own(open_page("train"), csv_of(), f"{FILE_NAME}.csv")
     fine(app.slider(key="rank").set_value(2).run())

@@ -147,7 +147,7 @@ def test_an_own_csv_is_trained_added_and_asked(few_texts):
     assert app.selectbox(key="source").value == "Your own CSV"
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_a_stopped_run_keeps_what_it_has(few_texts):
     app = train_own(open_page("train"), csv_bytes(4000))
     fine(app.slider(key="epochs").set_value(5).run())

@@ -125,7 +125,7 @@ def gone(run, trainer):
     assert not trainer.busy
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_a_run_ends_when_its_visitor_has_left(trainer, impatient):
     page = threading.Event()
     page.set()
@@ -138,6 +138,7 @@ def test_a_run_ends_when_its_visitor_has_left(trainer, impatient):
     finished(trainer.start(job(epochs=1)))
 
 
+@pytest.mark.extra
 def test_a_run_whose_visitor_left_before_it_began_ends(impatient):
     gate, trainer = gated()
     run = trainer.start(job(), lambda: False)
@@ -162,7 +163,7 @@ def test_a_run_ends_in_every_phase(trainer, monkeypatch, phase):
     assert bool(run.step) == (phase == "Testing")
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_a_visitor_who_comes_back_in_time_finds_the_run(trainer, monkeypatch):
     monkeypatch.setattr(trainers, "LOOK_SECONDS", 0.01)
     away = iter([False] * 5)
@@ -183,7 +184,7 @@ def test_a_run_that_fails_says_why_and_lets_the_next_one_in(tiny_folder):
         assert run.error == "no base today" and run.outcome is None
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_the_bank_answers_the_same_while_someone_trains(trainer, tiny_service):
     tasks = tiny_service.shipped.tasks
     expected = [

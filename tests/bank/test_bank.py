@@ -993,7 +993,7 @@ def test_a_call_keeps_the_contents_it_began_with(base, x, tasks, monkeypatch):
         assert len(bank._slots.resident) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_using_serves_generate_without_a_trace(tmp_path):
     base = gpt2()
     set_random(base.weights)

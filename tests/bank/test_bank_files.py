@@ -380,7 +380,7 @@ def feeds_names(bank):
     return [t.name for t in bank.model.inputs if t.name != "adapter_ids"]
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 @on_tensorflow
 def test_an_exported_bank_with_a_dict_of_inputs(tmp_path):
     words = keras.Input((5,), dtype="int32", name="words")

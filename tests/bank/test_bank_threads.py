@@ -145,7 +145,7 @@ def test_what_another_thread_uses_is_not_seen(tmp_path):
             assert off(got[name], plain) <= 1e-5, name
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_plain_calls_while_another_thread_loads(often, tmp_path):
     """As the stacks grow, and what was compiled over them is dropped."""
     base, x = sequential(), rows(8)
@@ -299,7 +299,7 @@ def test_a_bank_detached_under_callers_says_so(often, tmp_path):
     together(calling, calling, detaching)
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_what_is_unloaded_is_freed(tmp_path):
     base, x = sequential(), rows(4)
     tasks = many_tasks(base, tmp_path, 2, x)

@@ -198,7 +198,7 @@ def test_mixed_rows_are_what_each_is_alone(family, tmp_path):
         same(got, rows_of(want, [4]))
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 @pytest.mark.parametrize("sampler", ["contrastive", "beam"])
 def test_samplers_that_look_at_several_tokens(sampler, gpt):
     task, paths, asked, _ = gpt
@@ -268,7 +268,7 @@ CONFIGS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_rows_of_all_methods(tmp_path):
     task = language_model()
     paths = {}
@@ -286,7 +286,7 @@ def test_rows_of_all_methods(tmp_path):
         same(bank.generate(asked, names, stop_token_ids=None), want)
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_a_quantized_base(tmp_path):
     task = language_model()
     task.quantize("int8")
@@ -334,7 +334,7 @@ def calls_of(layer):
     return calls
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_one_trace_over_mixes_and_evictions(gpt):
     task, paths, asked, _ = gpt
     rng = np.random.default_rng(3)
@@ -361,7 +361,7 @@ def test_one_trace_over_mixes_and_evictions(gpt):
         del task.backbone.transformer_layers[0].__dict__["call"]
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_few_lengths_and_sizes_are_compiled(gpt):
     task, paths, _, _ = gpt
     with served(task, rank=3) as bank:
@@ -384,7 +384,7 @@ def test_few_lengths_and_sizes_are_compiled(gpt):
         same(bank.generate(asked, NAMES, stop_token_ids=None), want)
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_rows_of_wide_adapters_beside_narrow_ones(gpt, tmp_path):
     task, paths, asked, narrow = gpt
     config = keras_lora.LoRAConfig(rank=20)
@@ -397,7 +397,7 @@ def test_rows_of_wide_adapters_beside_narrow_ones(gpt, tmp_path):
         same(bank.generate(asked, NAMES, stop_token_ids=None), want)
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_more_adapters_than_slots_and_than_rows_of_a_batch(gpt):
     task, paths, asked, want = gpt
     with served(task, capacity=1) as bank:
@@ -406,7 +406,7 @@ def test_more_adapters_than_slots_and_than_rows_of_a_batch(gpt):
         same(got, want)
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_after_the_bank_grew_the_next_call_is_right(gpt, tmp_path):
     task, paths, asked, _ = gpt
     more = {
@@ -682,7 +682,7 @@ def test_a_stream_of_text(speaking):
             assert said == want[None, False][row]
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_plain_predictions_and_generations_at_once(gpt):
     """On JAX a plain prediction empties the base's variables meanwhile."""
     task, paths, asked, want = gpt
@@ -709,7 +709,7 @@ def test_plain_predictions_and_generations_at_once(gpt):
         assert not errors
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_threads_that_generate_load_and_unload(gpt):
     """Each answer is the lone caller's, or says that the name is gone."""
     task, paths, asked, _ = gpt

@@ -144,7 +144,7 @@ def test_names_are_answered_in_their_order(bank, tasks):
     assert bank.predict_all(words(), []) == {}
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_many_batches_are_those_of_one(bank, tasks):
     for size in (1, 3):
         assert_own(bank.predict_all(words(), batch_size=size), tasks)
@@ -242,7 +242,7 @@ def test_heads_alone_share_all_of_the_base(tasks):
         assert_own(got, {name: tasks["head"] for name in got})
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_the_bank_may_change_between_calls(tasks):
     with served(encoder(), capacity=2) as bank:
         bank.load("one", tasks["narrow"].path)

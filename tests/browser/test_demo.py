@@ -93,6 +93,7 @@ def test_a_run_is_stopped_and_kept(tiny_demo, page, tmp_path):
     assert page.get_by_text("Stopped; what was trained is kept").count()
 
 
+@pytest.mark.extra
 def test_a_run_ends_when_its_page_is_closed(tiny_demo, browser, tmp_path):
     csv = tmp_path / "slow.csv"
     csv.write_bytes(csv_bytes(1000))

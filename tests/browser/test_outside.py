@@ -181,6 +181,7 @@ def test_a_refused_csv(tiny_demo, page, tmp_path, data, text):
     shown(page, text)
 
 
+@pytest.mark.extra
 def test_what_was_trained_on_a_csv(tiny_demo, page, tmp_path):
     file = tmp_path / f"{FILE_NAME}.csv"
     file.write_bytes(csv_of())

@@ -67,7 +67,7 @@ def test_blocks_that_are_computed_again_train_alike(method):
     assert_same_steps(trained(gpt2(), config), again)
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_a_remat_scope_of_activations_trains_alike():
     config = keras_lora.LoRAConfig(rank=2)
     with keras.RematScope("activations"):

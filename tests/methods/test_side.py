@@ -375,7 +375,7 @@ def trained(model, x, y, steps=20):
     return history.history["loss"]
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_a_split_model_learns_what_the_whole_one_does():
     x, y = words(), np.random.default_rng(0).normal(size=(ROWS, 2))
     _, whole = adapted()

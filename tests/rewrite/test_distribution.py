@@ -21,6 +21,7 @@ SPLIT = {
 }
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize("way", WAYS.get(BACKEND, []))
 def test_two_devices_train_what_one_does(way, tmp_path):
     done = subprocess.run(

@@ -71,6 +71,7 @@ def test_lora_goes_from_inject_to_a_merged_plain_model(
     assert difference(merged, there) <= 1e-6
 
 
+@pytest.mark.extra
 @every_kind
 def test_bottlenecks_go_from_inject_to_eject_and_are_not_merged(
     name, tmp_path, elsewhere

@@ -185,6 +185,7 @@ def test_keras_file_does_not_load_as_a_plain_model(
     assert error is not None
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize(("name", "method"), pairs(CASES[::4], CASES[::2]))
 def test_weights_files_restore_the_base_and_the_adapter(name, method, tmp_path):
     """A file of the plain base goes into an adapted one, which has its own."""

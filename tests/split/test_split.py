@@ -140,7 +140,7 @@ def test_the_model_saves_and_predicts_what_its_part_learned(tmp_path):
     assert difference(predictions_of(again, x), [after]) < 1e-6
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_parts_compiled_before_ask_for_compile_after_the_base_changes():
     for change in (keras_lora.eject, keras_lora.merge):
         base, x = blocks(targets=["dense_2", "dense_3"])

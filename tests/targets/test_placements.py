@@ -145,6 +145,7 @@ def test_a_placement_finds_its_layers(placement, model):
     assert np.isfinite(fit(base, x, labels)).all()
 
 
+@pytest.mark.extra
 def test_rows_of_every_placement_share_a_batch(model, tmp_path):
     base, _, x = model
     tasks = {
