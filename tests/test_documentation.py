@@ -156,6 +156,8 @@ def few_steps(name, monkeypatch):
 
 def marks_of(name):
     """The README's example runs in every run; the other pages take longer."""
+    if name == "docs/how-to/language-models.md":
+        return [pytest.mark.real_base, pytest.mark.extra]
     if name in REAL_BASE:
         return pytest.mark.real_base
     return () if name == "README.md" else pytest.mark.slow
