@@ -26,6 +26,7 @@ NEEDS_KERAS_HUB = {
 }
 MOST_STEPS = {"docs/how-to/language-models.md": 15, "docs/tutorial.md": 15}
 """Pages that train for minutes; a test stops each `fit` after some steps."""
+EXTRA = {"docs/how-to/language-models.md"}
 NOT_RUN = (
     "curl ",
     "keras-lora serve ",
@@ -156,11 +157,11 @@ def few_steps(name, monkeypatch):
 
 def marks_of(name):
     """The README's example runs in every run; the other pages take longer."""
-    if name == "docs/how-to/language-models.md":
-        return [pytest.mark.real_base, pytest.mark.extra]
     if name in REAL_BASE:
-        return pytest.mark.real_base
-    return () if name == "README.md" else pytest.mark.slow
+        marks = [pytest.mark.real_base]
+    else:
+        marks = [] if name == "README.md" else [pytest.mark.slow]
+    return [*marks, pytest.mark.extra] if name in EXTRA else marks
 
 
 @pytest.mark.parametrize(

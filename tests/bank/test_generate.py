@@ -176,7 +176,7 @@ def with_adapters(bank, paths):
     return bank
 
 
-@pytest.mark.parametrize("family", pairs(["gpt2"], ["bart", "gemma", "llama"]))
+@pytest.mark.parametrize("family", pairs(["gpt2"], FAMILIES))
 def test_mixed_rows_are_what_each_is_alone(family, tmp_path):
     task = language_model(family)
     config = keras_lora.LoRAConfig(rank=3, targets="all-linear")
@@ -287,9 +287,10 @@ def test_rows_of_all_methods(tmp_path):
 
 
 @pytest.mark.extra
-def test_a_quantized_base(tmp_path):
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+def test_quantized_bases(mode, tmp_path):
     task = language_model()
-    task.quantize("int8")
+    task.quantize(mode)
     config = keras_lora.LoRAConfig(rank=3)
     paths = {
         name: write(task, tmp_path / name, config, seed=seed)
@@ -656,7 +657,8 @@ def speaking(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("length", "strip"), [(None, True), (20, False)])
+@pytest.mark.parametrize("length", [None, 20])
+@pytest.mark.parametrize("strip", [False, True])
 def test_texts_in_and_out(length, strip, speaking):
     task, paths, texts, want = speaking
     options = {"max_length": length, "strip_prompt": strip}

@@ -10,6 +10,7 @@ import pytest
 import keras_lora
 from tests.banks import assert_rows, call, make_task, served
 from tests.elsewhere import outputs_of_saved_adapter
+from tests.marks import pairs
 from tests.models import (
     KINDS,
     alone,
@@ -259,8 +260,8 @@ class Contract:
     Attributes:
         method: The name that `summary` and the file give it.
         configs: By name, what makes a config for a kind of model. Of the first
-            every law is tested on two kinds of models and one more, of the
-            others on one. `tests/rewrite/test_every_model.py` has all kinds.
+            a default run tests every law on several kinds of models, of the
+            others on one; the extra tests are for all of them.
         fixed: Names of adapter weights that do not train.
         refusal: Why `merge` refuses it; None where it does not.
     """
@@ -273,17 +274,18 @@ class Contract:
     def pytest_generate_tests(self, metafunc):
         asked = {"config", "name"} & set(metafunc.fixturenames)
         first, *_ = self.configs
+        every = [(config, name) for config in self.configs for name in ALL]
         if asked == {"config"}:
             metafunc.parametrize("config", self.configs)
         elif metafunc.function.__name__.endswith("compiled"):
-            cases = [(config, "functional") for config in self.configs]
-            metafunc.parametrize(("config", "name"), cases)
+            quick = [(config, "functional") for config in self.configs]
+            metafunc.parametrize(("config", "name"), pairs(quick, every))
         elif asked:
-            cases = [(first, name) for name in QUICK]
+            quick = [(first, name) for name in QUICK]
             # Each of the other configs with another kind of model.
             for number, config in enumerate(self.configs):
-                cases.append((config, ALL[-1 - number % len(ALL)]))
-            metafunc.parametrize(("config", "name"), cases)
+                quick.append((config, ALL[-1 - number % len(ALL)]))
+            metafunc.parametrize(("config", "name"), pairs(quick, every))
 
     def case(self, config, name):
         return Case(name, self.configs[config], self.fixed)

@@ -27,7 +27,6 @@ METHODS = {
 }
 
 
-@pytest.mark.extra
 @pytest.mark.parametrize("name", pairs(QUICK, ALL))
 def test_rows_of_a_batch_have_their_own_methods(name, tmp_path):
     kind = KINDS[name]

@@ -3,6 +3,7 @@
 They are private parts of KerasHub. A release that changes them fails here.
 """
 
+import itertools
 import sys
 
 import keras
@@ -182,7 +183,12 @@ def test_without_kerashub_a_model_asks_for_names(monkeypatch):
 
 @pytest.mark.parametrize(
     ("mode", "name"),
-    pairs([("int8", "gpt2/c_attn")], [("int4", "llama/all_linear")]),
+    pairs(
+        [("int8", "gpt2/c_attn")],
+        itertools.product(
+            ["int8", "int4"], ["llama/all_linear", "gpt2/c_attn"]
+        ),
+    ),
 )
 def test_a_quantized_base_takes_a_folder(mode, name):
     """As QLoRA has it: the base is packed, the adapter is not."""

@@ -37,7 +37,7 @@ COMPILED = [
     ("recurrent", "bottleneck"),
     ("bert_classifier", "lora"),
 ]
-"""Traced in every run; where slow tests are asked for, every kind of model."""
+"""Traced in every run; the others too where extra tests are asked for."""
 
 
 def lora(kind):
@@ -49,11 +49,6 @@ def bottleneck(kind):
 
 
 CONFIGS = {"lora": lora, "bottleneck": bottleneck}
-MORE_COMPILED = [
-    (name, method)
-    for name, method in zip(KINDS, itertools.cycle(CONFIGS), strict=False)
-    if name not in dict(COMPILED)
-]
 
 
 @every_kind
@@ -71,7 +66,6 @@ def test_lora_goes_from_inject_to_a_merged_plain_model(
     assert difference(merged, there) <= 1e-6
 
 
-@pytest.mark.extra
 @every_kind
 def test_bottlenecks_go_from_inject_to_eject_and_are_not_merged(
     name, tmp_path, elsewhere
@@ -84,7 +78,7 @@ def test_bottlenecks_go_from_inject_to_eject_and_are_not_merged(
 
 @pytest.mark.parametrize(
     ("name", "method"),
-    pairs(COMPILED, MORE_COMPILED),
+    pairs(COMPILED, itertools.product(KINDS, CONFIGS)),
 )
 def test_compiled_functions_are_those_of_the_adapter(name, method):
     Case(name, CONFIGS[method]).holds_compiled()

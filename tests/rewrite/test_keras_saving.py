@@ -42,9 +42,11 @@ CASES = [
 ]
 RELOADED = [
     ("functional", alone, "lora"),
+    ("functional", alone, "bottleneck"),
     ("functional", nested_in, "lora"),
     ("functional", flattened_into, "lora"),
     ("functional", sequence_on, "lora"),
+    ("subclassed", alone, "lora"),
     ("subclassed", alone, "bottleneck"),
     ("subclassed", nested_in, "lora"),
     ("attention", alone, "lora"),
@@ -74,13 +76,20 @@ EAGER = [
     ("block_without_build", nested_in, "bottleneck"),
     ("shared_layer", flattened_into, "lora"),
 ]
+MORE_EAGER = [
+    ("functional", alone, "lora"),
+    ("attention", flattened_into, "bottleneck"),
+    ("recurrent", alone, "bottleneck"),
+    ("bert_backbone", nested_in, "lora"),
+    ("gpt2", alone, "lora"),
+]
 reloaded = pytest.mark.parametrize(
     ("name", "around", "method", "eagerly"),
     pairs(
         [(*case, True) for case in EAGER]
         + [(*case, False) for case in COMPILED[:1]],
-        [(*case, False) for case in COMPILED]
-        + [(*case, True) for case in RELOADED],
+        [(*case, True) for case in MORE_EAGER]
+        + [(*case, False) for case in RELOADED],
     ),
 )
 eagerly_or_not = pytest.mark.parametrize(
@@ -185,8 +194,7 @@ def test_keras_file_does_not_load_as_a_plain_model(
     assert error is not None
 
 
-@pytest.mark.extra
-@pytest.mark.parametrize(("name", "method"), pairs(CASES[::4], CASES[::2]))
+@pytest.mark.parametrize(("name", "method"), pairs(CASES[::4], CASES))
 def test_weights_files_restore_the_base_and_the_adapter(name, method, tmp_path):
     """A file of the plain base goes into an adapted one, which has its own."""
     kind = KINDS[name].placed(alone)
