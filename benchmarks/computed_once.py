@@ -3,7 +3,8 @@
     python -m benchmarks.computed_once [--texts N] [--json FILE]
 
 LoRA on the last blocks, and a ladder beside the base. The sides take turns, an
-epoch each, so that a noisy machine slows them alike.
+epoch each, so that a noisy machine slows them alike. All of it takes hours: a
+run of a task and a seed that FILE holds already is not run again.
 """
 
 import argparse
@@ -173,8 +174,19 @@ def gathered(runs: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
     return found
 
 
+def kept(options: argparse.Namespace, fresh: dict[str, Any]) -> dict[str, Any]:
+    """The runs that a file of the same settings and versions holds."""
+    if not options.json or not options.json.exists():
+        return {}
+    found = json.loads(options.json.read_text())
+    if any(found[part] != fresh[part] for part in fresh):
+        raise SystemExit(f"{options.json} is of other settings or versions")
+    return found["runs"]
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Runs the benchmark as the command line says, and prints it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--texts", type=int, help="training texts at most")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
@@ -184,7 +196,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the result here")
     options = parser.parse_args()
     tokenizer = Tokenizer()
-    result: dict[str, Any] = {
+    about: dict[str, Any] = {
         "versions": {
             "keras": keras.__version__,
             keras.backend.backend(): backend_version(),
@@ -195,21 +207,28 @@ def main() -> None:
         "settings": {
             "texts": options.texts or "all",
             "epochs": options.epochs,
-            "seeds": options.seeds,
             "batch": options.batch,
             "rank": 8,
             "rate": options.rate,
         },
-        "tasks": {},
     }
-    for task in options.tasks:
-        runs = []
-        for seed in range(options.seeds):
-            runs.append(run(task, seed, tokenizer, options))
-            result["tasks"][task] = gathered(runs)
+    runs = kept(options, about)
+    for seed in range(options.seeds):
+        for task in options.tasks:
+            own = runs.setdefault(task, {})
+            if str(seed) in own:
+                continue
+            own[str(seed)] = run(task, seed, tokenizer, options)
             if options.json:
-                options.json.write_text(json.dumps(result, indent=1) + "\n")
-    print(computed_once(result))
+                text = json.dumps(result_of(about, runs), indent=1)
+                options.json.write_text(text + "\n")
+    print(computed_once(result_of(about, runs)))
+
+
+def result_of(about: dict[str, Any], runs: dict[str, Any]) -> dict[str, Any]:
+    """What the file holds: every run, and what they come to."""
+    tasks = {t: gathered(list(own.values())) for t, own in runs.items() if own}
+    return {**about, "tasks": tasks, "runs": runs}
 
 
 if __name__ == "__main__":

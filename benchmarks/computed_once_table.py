@@ -10,7 +10,6 @@ def computed_once(result: dict[str, Any]) -> str:
     rows = []
     for task, sides in result["tasks"].items():
         for side, row in sides.items():
-            accuracy = row["accuracy"]
             cached = "features_mb" in row
             rows.append(
                 [
@@ -19,8 +18,7 @@ def computed_once(result: dict[str, Any]) -> str:
                     spread(row["over_all"]) if cached else "",
                     f"{row['job_seconds'][1]:.0f}",
                     spread(row["job_over_all"]) if cached else "",
-                    f"{sum(accuracy) / len(accuracy):.3f} "
-                    f"({min(accuracy):.3f} to {max(accuracy):.3f})",
+                    of_seeds(row["accuracy"]),
                     f"{row['precompute_seconds'][1]:.1f}" if cached else "",
                     f"{row['features_mb']:,.0f}" if cached else "",
                     f"{row['trainable']:,}",
@@ -38,8 +36,17 @@ def computed_once(result: dict[str, Any]) -> str:
             "*Epoch*: seconds from the second one on, the sides taking turns. "
             "*Job*: from texts to file with all epochs, tracing and the pass "
             "of the frozen part (*once*). Accuracy is on held-out texts, the "
-            "mean of the seeds and their range.",
+            "mean of so many seeds and their range.",
             where(result, "python -m benchmarks.computed_once"),
             table(head, rows),
         ]
     )
+
+
+def of_seeds(accuracy: list[float]) -> str:
+    """The mean, and the range where there are several."""
+    mean = f"{sum(accuracy) / len(accuracy):.3f}"
+    if len(accuracy) == 1:
+        return f"{mean} (one seed)"
+    low, high = min(accuracy), max(accuracy)
+    return f"{mean} ({low:.3f} to {high:.3f}; {len(accuracy)} seeds)"
