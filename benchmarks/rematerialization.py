@@ -1,5 +1,8 @@
 """What rematerialized blocks save in a LoRA step of an encoder, and cost.
 
+The last block's activations are needed at once: to drop them saves nothing.
+So a side is how many of the last blocks keep theirs.
+
 Each side runs in processes of its own, which take turns: the peak of a process
 is that of everything it ever did. What the process held before its first step
 is measured beside it.
@@ -24,7 +27,13 @@ from benchmarks.language_memory import rematerialized
 from benchmarks.rematerialization_table import rematerialization
 from benchmarks.train_step import add_settings, batch, build, describe, spread
 
-SIDES = ("kept", "rematerialized")
+SIDES = {
+    "all keep": None,
+    "none keeps": 0,
+    "the last keeps": 1,
+    "the last 2 keep": 2,
+}
+"""How many of the last blocks keep their activations; None for all."""
 SETTINGS = ("layers", "width", "batch", "tokens", "rank", "rounds")
 STEPS = 6
 
@@ -40,10 +49,11 @@ def megabytes(name: str) -> float:
 def print_steps(side: str, options: argparse.Namespace) -> None:
     """Trains a few steps; prints memory before, its peak, and seconds."""
     base, model = build(options)
-    if side == "rematerialized":
-        for layer in base.layers:
-            if "transformer_layer" in layer.name:
-                rematerialized(layer)
+    keep = SIDES[side]
+    if keep is not None:
+        blocks = [la for la in base.layers if "transformer_layer" in la.name]
+        for block in blocks[: len(blocks) - keep]:
+            rematerialized(block)
     keras_lora.inject(base, keras_lora.LoRAConfig(options.rank))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(1e-3), loss)
@@ -67,6 +77,11 @@ def run(side: str, options: argparse.Namespace) -> list[float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def by_name(names: tuple[str, ...], rows: Any) -> dict[str, list[float]]:
+    """The spread of each column."""
+    return {n: spread(column) for n, column in zip(names, rows.T, strict=True)}
+
+
 def main() -> None:
     """Runs the benchmark as the command line says, and prints it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -85,17 +100,16 @@ def main() -> None:
     values = {side: np.array(rows) for side, rows in found.items()}
     for side, rows in values.items():
         values[side] = np.column_stack([rows, rows[:, 1] - rows[:, 0]])
-    kept, again = values["kept"], values["rematerialized"]
+    kept = values["all keep"]
     names = ("before_mb", "peak_mb", "seconds", "step_mb")
     result: dict[str, Any] = {
         **describe(options, SETTINGS),
         "sides": {
-            side: {n: spread(c) for n, c in zip(names, rows.T, strict=True)}
+            side: {
+                **by_name(names, rows),
+                "over_kept": by_name(names, rows / kept),
+            }
             for side, rows in values.items()
-        },
-        "over_kept": {
-            name: spread(column)
-            for name, column in zip(names, (again / kept).T, strict=True)
         },
     }
     if options.json:

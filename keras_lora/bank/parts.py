@@ -1,6 +1,8 @@
 """All tasks about the same rows: what their adapters share is run once."""
 
-from collections.abc import Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import keras
@@ -57,15 +59,64 @@ class Bare(keras.layers.Layer):
             return self.part(inputs, training=False)
 
 
+class Climb:
+    """Ladders of several slots that climb at once, in one product a kernel.
+
+    Args:
+        slots: Their slots, int32 (ladders,).
+    """
+
+    def __init__(self, slots: Any) -> None:
+        self._slots = ops.expand_dims(slots, 1)  # an axis for the texts
+        self._found: dict[int, Any] = {}
+        self.number = 0
+        """Of the ladder whose outputs are asked for."""
+
+    def after(self, stage: Layer, climbed: Callable[[Any], Any]) -> Any:
+        """What a stage gives for all ladders; it is run for the first."""
+        if id(stage) not in self._found:
+            self._found[id(stage)] = climbed(self._slots)
+        return self._found[id(stage)]
+
+
+class _Now(threading.local):
+    climb: Climb | None = None
+
+
+_NOW = _Now()
+
+
+@contextlib.contextmanager
+def climbing(climb: Climb) -> Iterator[Climb]:
+    """Lets the stages called inside climb at once, in this thread."""
+    before, _NOW.climb = _NOW.climb, climb
+    try:
+        yield climb
+    finally:
+        _NOW.climb = before
+
+
 class Fan(keras.layers.Layer):
     """The rest of a served base, run with one adapter after another.
 
     Each of the outputs has an axis of adapters in front.
+
+    Args:
+        part: The rest.
+        count: Of adapters.
+        at_once: Whether all that they adapt are stages beside it, so that
+            each stage reads the same for all of them.
     """
 
-    def __init__(self, part: Layer, count: int, **kwargs: Any) -> None:
+    def __init__(
+        self, part: Layer, count: int, at_once: bool, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        self.part, self.count = part, count
+        self.part, self.count, self.at_once = part, count, at_once
+        self.supports_masking = True  # the part sees masks; none goes on
+
+    def compute_mask(self, *_: Any, **__: Any) -> None:
+        return None
 
     def compute_output_spec(self, features: Any, slots: Any, **_: Any) -> Any:
         return keras.tree.map_structure(
@@ -75,9 +126,13 @@ class Fan(keras.layers.Layer):
 
     def call(self, features: Any, slots: Any) -> Any:
         found = []
-        for number in range(self.count):
-            with route(slots[number], beside=False):
-                found.append(self.part(features, training=False))
+        climb = Climb(slots)
+        scope = climbing(climb) if self.at_once else contextlib.nullcontext()
+        with scope:
+            for number in range(self.count):
+                climb.number = number
+                with route(slots[number], beside=False):
+                    found.append(self.part(features, training=False))
         return keras.tree.map_structure(lambda *y: ops.stack(y), *found)
 
 
@@ -101,27 +156,44 @@ class StackedStage(Stage):
         padding: Any = None,
         attention: Any = None,
     ) -> Any:
-        stack, ids = self.__dict__["stack"], self.host._ids(y)
-        stream = stack.stream_after(y, stream, (padding, attention), ids)
-        return stack.joined(y, stream, ids) if self.last else stream
+        stack, climb = self.__dict__["stack"], _NOW.climb
+
+        def climbed(ids: Any) -> Any:
+            after = stack.stream_after(y, stream, (padding, attention), ids)
+            return stack.joined(y, after, ids) if self.last else after
+
+        if climb is None:
+            return climbed(self.host._ids(y))
+        found = climb.after(self, climbed)
+        if not self.last:
+            return found
+        return graphs.keep_mask(y, found[climb.number])
 
 
 class Parts:
     """A served base cut in two for adapters that share its first part.
 
     Args:
-        first: What is run once, without any adapter.
+        first: What is run once, without any adapter: a model, its inputs by
+            name.
         rest: What each of them runs.
         whole: The bank's model, which says how others over the base run.
         stages: The stacks that the rest reads beside blocks.
+        at_once: Whether the adapters are those stages and nothing else.
     """
 
     def __init__(
-        self, first: Any, rest: Any, whole: Any, stages: list[StackedStage]
+        self,
+        first: Any,
+        rest: Any,
+        whole: Any,
+        stages: list[StackedStage],
+        at_once: bool,
     ) -> None:
         self._first, self._rest, self._whole = first, rest, whole
-        self._stages = stages
+        self._stages, self._at_once = stages, at_once
         self._fans: dict[int, Any] = {}
+        self._boths: dict[int, Any] = {}
 
     @property
     def saved(self) -> int:
@@ -142,18 +214,32 @@ class Parts:
         """What the first part gives."""
         return like(self._whole, self._first).predict_on_batch(inputs)
 
+    def both(self, inputs: Any, slots: Sequence[int]) -> list[Any]:
+        """The base's outputs with a few adapters, in one compiled call."""
+        few = np.array(slots, "int32")
+        model = like(self._whole, self._both(len(few)))
+        return one_by_one(model.predict_on_batch([inputs, few]), len(few))
+
     def outputs(self, features: Any, slots: Sequence[int]) -> list[Any]:
         """The base's outputs with the adapter in each of some slots."""
         found: list[Any] = []
         for start in range(0, len(slots), AT_ONCE):
             few = np.array(slots[start : start + AT_ONCE], "int32")
-            fan = self._fan(len(few))
-            several = like(self._whole, fan).predict_on_batch([features, few])
-            found += [
-                keras.tree.map_structure(lambda y, n=n: y[n], several)
-                for n in range(len(few))
-            ]
+            fan = like(self._whole, self._fan(len(few)))
+            several = fan.predict_on_batch([features, few])
+            found += one_by_one(several, len(few))
         return found
+
+    def _both(self, count: int) -> Any:
+        """Both parts, for so many adapters."""
+        if count not in self._boths:
+            slots = slots_of(count)
+            fan = Fan(self._rest, count, self._at_once)
+            outputs = fan(self._first.output, slots)
+            self._boths[count] = keras.Model(
+                [self._first.input, slots], outputs
+            )
+        return self._boths[count]
 
     def _fan(self, count: int) -> Any:
         """The rest for so many adapters at a time."""
@@ -162,12 +248,24 @@ class Parts:
                 lambda t: keras.Input(t.shape[1:], dtype=t.dtype, name=t.name),
                 graphs.untracked(graphs.graph_inputs(self._rest)),
             )
-            slots = keras.Input(
-                batch_shape=(count,), dtype="int32", name="slots"
-            )
-            outputs = Fan(self._rest, count)(features, slots)
+            slots = slots_of(count)
+            fan = Fan(self._rest, count, self._at_once)
+            outputs = fan(features, slots)
             self._fans[count] = keras.Model([features, slots], outputs)
         return self._fans[count]
+
+
+def slots_of(count: int) -> Any:
+    """The symbolic slots of so many adapters."""
+    return keras.Input(batch_shape=(count,), dtype="int32", name="slots")
+
+
+def one_by_one(several: Any, count: int) -> list[Any]:
+    """Outputs with an axis of adapters in front, adapter by adapter."""
+    return [
+        keras.tree.map_structure(lambda y, n=n: y[n], several)
+        for n in range(count)
+    ]
 
 
 def parts_for(
@@ -213,7 +311,8 @@ def parts_for(
         return None
     first, rest = found
     outputs = Bare(first)(inputs)
-    return Parts(keras.Model(named, outputs), rest, whole, stages)
+    at_once = all(touched.values())
+    return Parts(keras.Model(named, outputs), rest, whole, stages, at_once)
 
 
 def is_bare(operation: Any) -> bool:

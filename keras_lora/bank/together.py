@@ -11,7 +11,7 @@ from keras_lora.bank.adapter import BankAdapter
 from keras_lora.bank.batches import Adapters, padded, rows_of
 from keras_lora.bank.inputs import IDS, with_ids
 from keras_lora.bank.language import SpeakingBank
-from keras_lora.bank.parts import Parts, Shared, grouped, parts_for
+from keras_lora.bank.parts import AT_ONCE, Parts, Shared, grouped, parts_for
 from keras_lora.bank.raw import (
     has_preprocessor,
     one_row_like,
@@ -171,14 +171,17 @@ class TogetherBank(SpeakingBank):
         done: list[tuple[BankAdapter, Any]] = []
         with self._attached():
             parts, adapters = together.parts, together.adapters
-            features = parts.features(inputs) if parts else None
-            for some in in_runs(adapters, max(1, self._slots.room)):
+            runs = in_runs(adapters, max(1, self._slots.room))
+            few = len(runs) == 1 and len(adapters) <= AT_ONCE
+            features = None if few or not parts else parts.features(inputs)
+            for some in runs:
                 slots = self._slots.bring_in(some)
-                outputs = (
-                    parts.outputs(features, slots)
-                    if parts
-                    else self._each(some, slots, inputs, size)
-                )
+                if parts is None:
+                    outputs = self._each(some, slots, inputs, size)
+                elif few:
+                    outputs = parts.both(inputs, slots)
+                else:
+                    outputs = parts.outputs(features, slots)
                 done += zip(some, outputs, strict=True)
             for adapter in adapters:
                 if self._adapters.get(adapter.name) is not adapter:
