@@ -35,8 +35,8 @@ def computed_once(result: dict[str, Any]) -> str:
             "three or two, or with a ladder (`SideConfig`) beside all six. "
             "*Epoch*: seconds from the second one on, the sides taking turns. "
             "*Job*: from texts to file with all epochs, tracing and the pass "
-            "of the frozen part (*once*). Accuracy is on held-out texts, the "
-            "mean of so many seeds and their range.",
+            "of the frozen part (*once*). Accuracy is on held-out texts: the "
+            "mean of the seeds, and their range.",
             where(result, "python -m benchmarks.computed_once"),
             table(head, rows),
         ]

@@ -17,18 +17,23 @@ from keras_lora.split import Stage
 
 
 class Bare(keras.layers.Layer):
-    """A part of a served base, run as it is without any adapters."""
+    """A part of a served base, run as it is without any adapters.
+
+    A mask that is read after it is among its outputs; none is beside them.
+    """
 
     def __init__(self, part: Layer, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.part = part
 
     def compute_output_spec(self, inputs: Any, **_: Any) -> Any:
-        return self.part.compute_output_spec(inputs)
+        outputs = self.part.compute_output_spec(inputs)
+        return keras.tree.map_structure(graphs.without_mask, outputs)
 
     def call(self, inputs: Any) -> Any:
         with route(ops.zeros((), "int32"), BASE_BAND):
-            return self.part(inputs, training=False)
+            outputs = self.part(inputs, training=False)
+        return keras.tree.map_structure(graphs.without_mask, outputs)
 
 
 class Climb:
@@ -85,10 +90,6 @@ class Fan(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.part, self.count, self.at_once = part, count, at_once
-        self.supports_masking = True  # the part sees masks; none goes on
-
-    def compute_mask(self, *_: Any, **__: Any) -> None:
-        return None
 
     def compute_output_spec(self, features: Any, slots: Any, **_: Any) -> Any:
         return keras.tree.map_structure(

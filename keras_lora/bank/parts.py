@@ -1,6 +1,6 @@
 """All tasks about the same rows: what their adapters share is run once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import keras
@@ -61,8 +61,7 @@ class Parts:
     ) -> None:
         self._first, self._rest, self._whole = first, rest, whole
         self._stages, self._at_once = stages, at_once
-        self._fans: dict[int, Any] = {}
-        self._boths: dict[int, Any] = {}
+        self._models: dict[tuple[str, int], Any] = {}
 
     @property
     def saved(self) -> int:
@@ -83,58 +82,49 @@ class Parts:
         """What the first part gives."""
         return like(self._whole, self._first).predict_on_batch(inputs)
 
-    def both(self, inputs: Any, slots: Sequence[int]) -> list[Any]:
-        """The base's outputs with a few adapters, in one compiled call."""
-        few = np.array(slots, "int32")
-        model = like(self._whole, self._both(len(few)))
-        return one_by_one(model.predict_on_batch([inputs, few]), len(few))
-
-    def outputs(self, features: Any, slots: Sequence[int]) -> list[Any]:
+    def of_features(self, features: Any, slots: Sequence[int]) -> list[Any]:
         """The base's outputs with the adapter in each of some slots."""
-        found: list[Any] = []
-        for start in range(0, len(slots), AT_ONCE):
-            few = np.array(slots[start : start + AT_ONCE], "int32")
-            fan = like(self._whole, self._fan(len(few)))
-            several = fan.predict_on_batch([features, few])
-            found += one_by_one(several, len(few))
-        return found
 
-    def _both(self, count: int) -> Any:
-        """Both parts, for so many adapters."""
-        if count not in self._boths:
-            slots = slots_of(count)
-            fan = Fan(self._rest, count, self._at_once)
-            outputs = fan(self._first.output, slots)
-            self._boths[count] = keras.Model(
-                [self._first.input, slots], outputs
-            )
-        return self._boths[count]
-
-    def _fan(self, count: int) -> Any:
-        """The rest for so many adapters at a time."""
-        if count not in self._fans:
-            features = keras.tree.map_structure(
+        def symbolic() -> tuple[Any, Any]:
+            found = keras.tree.map_structure(
                 lambda t: keras.Input(t.shape[1:], dtype=t.dtype, name=t.name),
                 graphs.untracked(graphs.graph_inputs(self._rest)),
             )
-            slots = slots_of(count)
-            fan = Fan(self._rest, count, self._at_once)
-            outputs = fan(features, slots)
-            self._fans[count] = keras.Model([features, slots], outputs)
-        return self._fans[count]
+            return found, found
 
+        return self._outputs("features", symbolic, features, slots)
 
-def slots_of(count: int) -> Any:
-    """The symbolic slots of so many adapters."""
-    return keras.Input(batch_shape=(count,), dtype="int32", name="slots")
+    def of_inputs(self, inputs: Any, slots: Sequence[int]) -> list[Any]:
+        """The same by one compiled call, where no others come after it."""
+        return self._outputs(
+            "inputs",
+            lambda: (self._first.input, self._first.output),
+            inputs,
+            slots,
+        )
 
-
-def one_by_one(several: Any, count: int) -> list[Any]:
-    """Outputs with an axis of adapters in front, adapter by adapter."""
-    return [
-        keras.tree.map_structure(lambda y, n=n: y[n], several)
-        for n in range(count)
-    ]
+    def _outputs(
+        self,
+        what: str,
+        symbolic: Callable[[], tuple[Any, Any]],
+        given: Any,
+        slots: Sequence[int],
+    ) -> list[Any]:
+        """Runs the rest on features that come from what is given."""
+        count = len(slots)
+        if (what, count) not in self._models:
+            inputs, features = symbolic()
+            places = keras.Input(
+                batch_shape=(count,), dtype="int32", name="slots"
+            )
+            outputs = Fan(self._rest, count, self._at_once)(features, places)
+            self._models[what, count] = keras.Model([inputs, places], outputs)
+        model = like(self._whole, self._models[what, count])
+        several = model.predict_on_batch([given, np.array(slots, "int32")])
+        return [
+            keras.tree.map_structure(lambda y, n=n: y[n], several)
+            for n in range(count)
+        ]
 
 
 def parts_for(

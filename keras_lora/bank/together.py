@@ -171,17 +171,17 @@ class TogetherBank(SpeakingBank):
         done: list[tuple[BankAdapter, Any]] = []
         with self._attached():
             parts, adapters = together.parts, together.adapters
-            runs = in_runs(adapters, max(1, self._slots.room))
-            few = len(runs) == 1 and len(adapters) <= AT_ONCE
-            features = None if few or not parts else parts.features(inputs)
+            runs = in_runs(adapters, min(max(1, self._slots.room), AT_ONCE))
+            several = len(runs) > 1
+            features = parts.features(inputs) if parts and several else None
             for some in runs:
                 slots = self._slots.bring_in(some)
                 if parts is None:
                     outputs = self._each(some, slots, inputs, size)
-                elif few:
-                    outputs = parts.both(inputs, slots)
+                elif several:
+                    outputs = parts.of_features(features, slots)
                 else:
-                    outputs = parts.outputs(features, slots)
+                    outputs = parts.of_inputs(inputs, slots)
                 done += zip(some, outputs, strict=True)
             for adapter in adapters:
                 if self._adapters.get(adapter.name) is not adapter:

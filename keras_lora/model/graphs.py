@@ -33,6 +33,12 @@ def put_mask(tensor: Any, mask: Any) -> None:
         set_keras_mask(tensor, mask)
 
 
+def without_mask(tensor: Any) -> Any:
+    """The same tensor; its Keras mask, if any, is taken off."""
+    set_keras_mask(tensor, None)
+    return tensor
+
+
 def build_inputs(layer: Layer) -> list[Any]:
     """Symbolic inputs of the shapes that a layer was built with."""
     if has_graph(layer):

@@ -42,8 +42,8 @@ class WithMask(keras.layers.Layer):
         self.supports_masking = True
 
     def call(self, inputs: Any, mask: Any = None) -> Any:
-        """The inputs; the mask stays with them."""
-        return inputs
+        """A tensor of its own: the caller's gets no mask."""
+        return keras.ops.copy(inputs)
 
 
 def split(model: Any) -> tuple[Any, Any]:

@@ -439,6 +439,7 @@ def test_a_dense_base_shares_what_comes_before_its_last_layers(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("error:.*passed an input with a mask")
 def test_a_keras_mask_is_seen_by_ladders_of_a_bank(tmp_path):
     inputs = keras.Input((None,), dtype="int32")
     x = layers.Embedding(WORDS, 8, mask_zero=True)(inputs)
