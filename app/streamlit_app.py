@@ -1,5 +1,6 @@
 """`streamlit run app/streamlit_app.py`: the demo in a browser."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -11,19 +12,20 @@ if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
 from app.views.literal import literal  # noqa: E402
+from app.views.page import STYLE  # noqa: E402
 
 PAGES = (
     (
         "switch",
         "Switch",
         ":material/swap_horiz:",
-        "One text, many tasks: switch the adapter and compare with the base.",
+        "One text, many tasks: switch, and compare with the bare model.",
     ),
     (
         "mixed",
         "Mixed batch",
         ":material/table_rows:",
-        "Rows of different tasks, answered in one forward pass.",
+        "Rows of different tasks, answered in one pass of the model.",
     ),
     (
         "train",
@@ -45,11 +47,6 @@ PAGES = (
     ),
 )
 
-st.set_page_config(
-    page_title="keras_lora",
-    page_icon=f"{ROOT}/app/icon.svg",
-    layout="centered",
-)
 page = st.navigation(
     [
         st.Page(
@@ -63,5 +60,21 @@ page = st.navigation(
     ],
     position="top",
 )
-st.title(literal(page.title))
+st.set_page_config(
+    page_title=f"{page.title} · keras_lora",
+    page_icon=f"{ROOT}/app/icon.svg",
+    layout="centered",
+)
+st.html(STYLE)
+st.title(literal(page.title), anchor=False)
+if "keras" not in sys.modules:
+    # The first visitor of a process waits for it, and is told so.
+    with st.empty():
+        st.info(
+            "Starting: Python loads Keras and TensorFlow. This happens once "
+            "and takes some ten seconds.",
+            icon=":material/hourglass_top:",
+        )
+        importlib.import_module("keras")
+        st.write("")
 page.run()

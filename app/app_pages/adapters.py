@@ -6,6 +6,7 @@ import streamlit as st
 from app.serve import proofs
 from app.serve.limits import MAX_RANK, MAX_UPLOAD_MEGABYTES
 from app.serve.served import Served, methods_label, size_label
+from app.serve.snippet import snippet
 from app.views import charts, picture, state
 from app.views.literal import file_name, literal
 
@@ -15,8 +16,9 @@ TEXTS = [
 ]
 
 st.markdown(
-    "The bank holds one base and any number of adapters. Each adapter is one "
-    "small file: its weights on some layers of the base, and its head."
+    "The server holds one model, the *base*, and any number of adapters for "
+    "it: together they are the *bank*. Each adapter is one small file: some "
+    "weights beside layers of the base, and the *head* that gives the labels."
 )
 service = state.service()
 state.show_missing()
@@ -49,20 +51,21 @@ def show_table() -> None:
 
 
 def show_memory() -> None:
-    st.subheader("Memory")
+    st.header("Memory", anchor=False)
     table = service.bank.summary()
     count = len(table.rows)
     if not count:
         return
     st.altair_chart(
         charts.memory(table.bank_bytes, table.copies_bytes, count),
-        alt="Memory of one base with its adapters, and of a model a task",
+        alt="Memory of one base with adapters, and of a model for each task",
     )
     st.caption(
         f"Megabytes of weights. The base: {table.base_bytes / 1e6:.0f} MB, in "
-        f"memory once; slots for adapters in use: {table.slot_bytes / 1e6:.0f} "
-        f"MB, room for other visitors' up to rank {MAX_RANK} included. "
-        "All adapters in the bank are counted, other visitors' too."
+        f"memory once; places for adapters in use: "
+        f"{table.slot_bytes / 1e6:.0f} MB, room for other visitors' up to rank "
+        f"{MAX_RANK} included. All adapters in the bank are counted, other "
+        "visitors' too."
     )
 
 
@@ -92,11 +95,16 @@ def show_one(served: Served) -> None:
         charts.updates(cells), alt="Norm of the update of each layer"
     )
     st.caption(
-        "The base's linear layers, from the input (top) to the output. Colour: "
-        "how far the adapter moves the layer, as the Frobenius norm of its "
-        "update (LoRA: scale · A·B; bottleneck: down · up). Outlined: no "
-        "adapter there."
+        "The base's linear layers, from the input (top) to the output. The "
+        "darker, the more the adapter changes there: the colour is the "
+        "Frobenius norm of its update, the root of its summed squares (LoRA: "
+        "scale · A·B; bottleneck: down · up; a ladder's stage: its weights). "
+        "Outlined: no adapter there."
     )
+    with st.expander("Use it in Python", icon=":material/code:"):
+        text = served.examples[0] if served.examples else "It was a good day."
+        name = file_name(served.title.lower())
+        st.code(snippet(name, served.labels, text), language="python")
     check(served)
 
 
@@ -123,15 +131,19 @@ def check(served: Served) -> None:
         )
         st.metric("Adapted − base", charts.difference(proof.moved), border=True)
     st.caption(
-        "The largest difference of any feature of two texts. The first two "
-        "are the base untouched; the third is rounding; the last says how much "
-        "the adapter changes."
-        + (" A bottleneck cannot be merged." if proof.merged is None else "")
+        "The largest difference of any number that the model gives for two "
+        "texts. The first two are zero where the base is untouched; the third "
+        "is rounding; the last says how much the adapter changes."
+        + (
+            " Only LoRA can be merged into the kernels."
+            if proof.merged is None
+            else ""
+        )
     )
 
 
 def take_upload() -> None:
-    st.subheader("Bring an adapter")
+    st.header("Bring an adapter", anchor=False)
     file = st.file_uploader(
         "An adapter file that was trained on this base",
         type="safetensors",
@@ -170,7 +182,7 @@ def take_upload() -> None:
 
 if adapters:
     show_table()
-    st.subheader("Where one sits, and how large its updates are")
+    st.header("Where one sits, and how much it changes", anchor=False)
     name = st.selectbox(
         "Adapter",
         list(adapters),

@@ -5,33 +5,51 @@ import streamlit as st
 from app.views import docs
 from app.views.literal import literal
 
-CODE = """from keras_lora import AdapterBank, LoRAConfig, inject, save_adapter
+CODE = """import keras
+import numpy as np
 
-inject(base, LoRAConfig(rank=8))         # freezes the base, adds the adapter
-model = keras.Sequential([base, head])   # then compile and fit, as always
-save_adapter(model, "task.safetensors")  # the adapter and the head
+import keras_lora
 
-bank = AdapterBank(another_copy_of_the_base)
+x = np.random.rand(64, 16)
+y = np.random.randint(2, size=64)
+
+
+def pretrained():  # stands for your model
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dense(32, "relu"), keras.layers.Dense(32)]
+    return keras.Sequential([keras.Input((16,)), *layers])
+
+
+base = pretrained()
+keras_lora.inject(base, keras_lora.LoRAConfig(rank=8))  # freezes the base
+model = keras.Sequential([base, keras.layers.Dense(2)])
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+model.compile("adam", loss)
+model.fit(x, y, epochs=3)  # as always
+keras_lora.save_adapter(model, "task.safetensors")  # adapter and head
+
+bank = keras_lora.AdapterBank(pretrained())
 bank.load("task", "task.safetensors")
-bank.predict(x, adapter=["task", None])  # a name, or None, for each row
+outputs = bank.predict(x[:2], adapter=["task", None])  # None: the bare base
 """
 
 st.markdown(
     "A pretrained model is large, and what one task changes about it is small. "
     "keras_lora freezes the model and trains only a small part beside it."
 )
-st.subheader("LoRA: a low-rank update beside a kernel")
+st.header("LoRA: a low-rank update beside a kernel", anchor=False)
 st.image(
     docs.drawing("lora"),
     alt="The input goes through W, and beside it through A and B",
 )
 st.markdown(
-    "The layer still computes `x·W`, and adds `(x·A)·B · alpha / rank`. `A` "
-    "is narrow and `B` starts at zero: a fresh one changes nothing. At rank "
-    "8 a 384 × 384 kernel gets 6,144 new weights beside its 147,456. "
+    "`W` is the layer's kernel, the matrix that it multiplies by. The layer "
+    "still computes `x·W`, and adds `(x·A)·B · alpha / rank`. `A` is narrow "
+    "and `B` starts at zero, so a fresh adapter changes nothing. At rank 8 a "
+    "384 × 384 kernel gets 6,144 new weights beside its 147,456. "
     "[Hu et al. 2021](https://arxiv.org/abs/2106.09685)"
 )
-st.subheader("Bottleneck: a small network after a layer")
+st.header("Bottleneck: a small network after a layer", anchor=False)
 st.image(
     docs.drawing("bottleneck"),
     alt="A layer's output goes down, through relu, and up again",
@@ -42,19 +60,19 @@ st.markdown(
     "layers of any kind. "
     "[Houlsby et al. 2019](https://arxiv.org/abs/1902.00751)"
 )
-st.subheader("The bank: every row with its own adapter")
+st.header("The bank: every row with its own adapter", anchor=False)
 st.image(
     docs.drawing("bank"),
     alt="Rows of different tasks go through one base together",
 )
 st.markdown(
-    "An `AdapterBank` stacks the adapters in slots. A switch is a number that "
-    "goes along with each row: nothing is rebuilt or traced again, and the "
-    "base is never changed."
+    "An `AdapterBank` stacks the adapters beside one base. A switch is a "
+    "number that goes along with each row: nothing is rebuilt or traced "
+    "again, and the base is never changed."
 )
-st.subheader("In code")
+st.header("In code", anchor=False)
 st.code(CODE, language="python")
-st.subheader("Read on")
+st.header("Read on", anchor=False)
 pages = docs.pages()
 title = st.selectbox(
     "A page of the documentation",
@@ -65,7 +83,7 @@ title = st.selectbox(
 )
 if title is not None:
     with st.container(border=True):
-        st.markdown(f"### {literal(title)}")
+        st.markdown(f"## {literal(title)}", anchors=False)
         st.markdown(docs.text_of(pages[title]))
 st.caption(
     "All of it lies in the folder `docs/`; `mkdocs serve` shows it as a site."

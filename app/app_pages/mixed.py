@@ -5,13 +5,14 @@ import streamlit as st
 
 from app.serve.answers import Mixed
 from app.serve.limits import MAX_ROWS, row_problems
-from app.views import charts, state
+from app.views import charts, state, words
+from app.views.page import announce
 from keras_lora.errors import raise_if
 
 st.markdown(
-    "Each row names its own adapter, and all rows go through the base "
-    "*together*, in one forward pass. The same rows are then answered one "
-    "adapter at a time, to show that nothing leaks from row to row."
+    "Each row names its own task, and all rows go through the shared model "
+    "*together*, in one pass. The same rows are then answered task by task: "
+    "the answers are the same, so nothing leaks from row to row."
 )
 service = state.service()
 adapters = state.need_adapters()
@@ -30,10 +31,13 @@ def first_rows() -> pd.DataFrame:
 
 
 def show(rows: list[tuple[str, str]], mixed: Mixed) -> None:
+    headline = words.faster(mixed.together_ms, mixed.apart_ms)
+    st.header(headline, anchor=False)
+    announce(f"{len(rows)} rows answered. {headline}")
     with st.container(horizontal=True):
         st.metric("One pass", f"{mixed.together_ms:.0f} ms", border=True)
         st.metric(
-            f"{mixed.calls:d} calls, one an adapter",
+            f"{words.plural(mixed.calls, 'call')}, one for each task",
             f"{mixed.apart_ms:.0f} ms",
             border=True,
         )
@@ -43,9 +47,10 @@ def show(rows: list[tuple[str, str]], mixed: Mixed) -> None:
             border=True,
         )
     st.caption(
-        f"{len(rows):d} rows. The difference is between the heads' outputs; "
-        "what there is comes from rounding in batches of another size. "
-        "Times of this run, tokens included."
+        f"{words.plural(len(rows), 'row')}. Both ways were warmed up and then "
+        "took turns; the times are medians, from texts to answers. The "
+        "difference is between the outputs of the two ways: batches of "
+        "different sizes round differently."
     )
     st.dataframe(
         pd.DataFrame(

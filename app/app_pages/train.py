@@ -1,36 +1,61 @@
 """Train an adapter: choose, see the price, start, watch, stop, keep."""
 
+from pathlib import Path
+
+import pandas as pd
 import streamlit as st
 
 from app.learn import estimate
 from app.learn.training import Settings
-from app.serve.csv_upload import read_labels, split_upload
+from app.serve import corrections
+from app.serve.csv_upload import (
+    DELIMITERS,
+    MAX_ROWS,
+    guess_columns,
+    labelled,
+    read_table,
+    split_upload,
+)
 from app.serve.guests import shown_name
 from app.serve.job import Job
-from app.serve.limits import MAX_BOTTLENECK, MAX_RANK, MAX_UPLOAD_MEGABYTES
+from app.serve.limits import (
+    LADDER_WIDTHS,
+    MAX_BOTTLENECK,
+    MAX_RANK,
+    MAX_UPLOAD_MEGABYTES,
+)
 from app.serve.messages import message_of
 from app.serve.served import title_of
 from app.serve.trainer import MOST_HELD_OUT, Busy, smaller
 from app.texts.data import Splits
 from app.texts.fetch import FetchError
 from app.texts.tasks import TASKS, get_task
-from app.views import state
+from app.views import state, words
+from app.views.literal import literal
 from app.views.run_views import forget, show_outcome, watch
 
+SAMPLE = Path(__file__).parents[1] / "sample.csv"
+PREVIEW = 5
+"""Rows of a CSV that are shown."""
+KEPT_TEXTS = 300
+"""Texts of a task that corrections are learned among."""
 OWN = "Your own CSV"
+CORRECTED = "corrections:"
+"""What a source begins with that is an adapter's name."""
 SIZES = (100, 300, 1000, 3000)
+METHODS = {"lora": "LoRA", "bottleneck": "Bottleneck", "side": "Ladder"}
 TARGETS = {
-    "all-linear": "all linear layers",
+    "all-linear": "all linear layers (the usual choice)",
     "attention": "attention: query, value",
     "feed-forward": "feed-forward layers",
     "choose": "choose by name",
 }
 
 st.markdown(
-    "An adapter trains with `model.fit`, as any Keras model; the base stays "
-    "frozen. It trains on a copy of the base, so that other visitors' answers "
-    "go on meanwhile; one visitor trains at a time, and a closed page ends "
-    "its run."
+    "Teach the shared model a task of your own: from one of the tasks' texts, "
+    "or from a CSV. Only a small adapter is trained, with Keras's `model.fit`, "
+    "on a copy of the model, so that other visitors' answers go on meanwhile. "
+    "One visitor trains at a time."
 )
 service = state.service()
 trainer = state.trainer()
@@ -47,33 +72,43 @@ def mean_tokens(texts: list[str]) -> float:
     return sum(lengths) / max(1, len(lengths))
 
 
-def choose_texts() -> tuple[str, tuple[str, ...], Splits] | None:
-    """The title, labels and texts to learn from; None while there are none."""
-    source = st.selectbox(
+def sources() -> list[str]:
+    """What can be learned from; corrections where there are some."""
+    corrected = [n for n in state.adapters() if state.corrections(n)]
+    return [*TASKS, OWN, *(CORRECTED + name for name in corrected)]
+
+
+def source_title(source: str) -> str:
+    if source == OWN:
+        return source
+    if source.startswith(CORRECTED):
+        name = source.removeprefix(CORRECTED)
+        return f"Your corrections: {state.adapters()[name].title}"
+    return title_of(source)
+
+
+def choose_source() -> str:
+    found = sources()
+    asked = CORRECTED + st.query_params.get("corrections", "")
+    if asked in found:
+        st.session_state["source"] = asked
+        del st.query_params["corrections"]
+    return st.selectbox(
         "Learn from",
-        [*TASKS, OWN],
-        format_func=lambda name: name if name == OWN else title_of(name),
+        found,
+        format_func=source_title,
         key="source",
         persist_state="session",
     )
+
+
+def choose_texts(source: str) -> tuple[str, tuple[str, ...], Splits] | None:
+    """The title, labels and texts to learn from; None while there are none."""
     try:
         if source != OWN:
             task = get_task(source)
             return task.name, task.labels, task_splits(source)
-        file = st.file_uploader(
-            "A CSV file with the columns text and label",
-            type="csv",
-            max_upload_size=MAX_UPLOAD_MEGABYTES,
-            key="csv",
-            help="40 to 5,000 rows, 2 to 20 labels, UTF-8, at most 4 MB.",
-        )
-        if file is None:
-            st.caption(
-                "First line `text,label`, then a row a text: 40 to 5,000 rows."
-            )
-            return None
-        corpus, labels = read_labels(file.getvalue(), file.name[:60])
-        return shown_name(file.name), labels, split_upload(corpus, labels)
+        return read_own()
     except FetchError as error:
         state.show_problem(
             message_of(error), "These texts could not be fetched"
@@ -83,19 +118,95 @@ def choose_texts() -> tuple[str, tuple[str, ...], Splits] | None:
     return None
 
 
+def read_own() -> tuple[str, tuple[str, ...], Splits] | None:
+    """A visitor's CSV, its columns picked by the visitor."""
+    file = st.file_uploader(
+        "A CSV file: a column of texts, and one of labels",
+        type=["csv", "tsv", "txt"],
+        max_upload_size=MAX_UPLOAD_MEGABYTES,
+        key="csv",
+        help=f"2 to 20 labels. Of more than {MAX_ROWS:,} rows some are drawn "
+        "at random.",
+    )
+    st.caption(
+        "The first line names the columns. The model reads English; it makes "
+        "little of other languages."
+    )
+    if file is None:
+        st.download_button(
+            "A sample file",
+            SAMPLE.read_bytes(),
+            "sample.csv",
+            "text/csv",
+            icon=":material/download:",
+            on_click="ignore",
+            key="sample",
+        )
+        return None
+    name = file.name[:60]
+    table = read_table(file.getvalue(), name)
+    guessed = guess_columns(table)
+    everyone = range(len(table.columns))
+
+    def title(column: int) -> str:
+        return literal(table.columns[column] or f"column {column + 1}")
+
+    left, right = st.columns(2, gap="medium")
+    picked = [
+        place.selectbox(
+            what,
+            everyone,
+            index=guess,
+            format_func=title,
+            key=f"column-{what}-{name}-{len(table.rows)}",
+        )
+        for place, what, guess in zip(
+            (left, right), ("Texts", "Labels"), guessed, strict=True
+        )
+    ]
+    st.dataframe(
+        pd.DataFrame(
+            [
+                {"text": row[picked[0]], "label": row[picked[1]]}
+                for row in table.rows[:PREVIEW]
+            ]
+        ),
+        hide_index=True,
+        alt="The first rows of the file",
+    )
+    upload = labelled(table, *picked, name)
+    told = [
+        f"{words.plural(len(upload.corpus), 'row')}, read as "
+        f"{table.encoding} with {DELIMITERS[table.delimiter]}",
+        *upload.told,
+    ]
+    st.caption("; ".join(told) + ".")
+    splits = split_upload(upload.corpus, upload.classes)
+    return shown_name(file.name), upload.classes, splits
+
+
 def choose_settings() -> Settings | None:
     """The method and its sizes; None while they make no sense."""
     left, right = st.columns(2, gap="medium")
     method = left.segmented_control(
         "Method",
-        ["lora", "bottleneck"],
+        list(METHODS),
         default="lora",
         required=True,
-        format_func={"lora": "LoRA", "bottleneck": "Bottleneck"}.get,
+        format_func=METHODS.get,
         key="method",
         persist_state="session",
     )
     epochs = right.slider("Epochs", 1, 5, 2, key="epochs")
+    if method == "side":
+        width = left.select_slider(
+            "Width", LADDER_WIDTHS, value=48, key="ladder"
+        )
+        right.markdown(
+            "A ladder stands beside the model and reads each of its "
+            f"{len(service.blocks):d} blocks. It learns fast and less well."
+        )
+        return Settings(epochs=epochs, method=method, width=width)
     if method == "bottleneck":
         width = left.slider("Bottleneck", 4, MAX_BOTTLENECK, 32, key="width")
         right.markdown(
@@ -105,7 +216,12 @@ def choose_settings() -> Settings | None:
         return Settings(epochs=epochs, method=method, bottleneck=width)
     rank = left.slider("Rank", 1, MAX_RANK, 8, key="rank")
     alpha = right.slider(
-        "Alpha", 1, 64, 16, key="alpha", help="The update's scale: alpha / rank"
+        "Alpha",
+        1,
+        64,
+        16,
+        key="alpha",
+        help="How strongly the update counts: alpha / rank.",
     )
     targets = choose_targets()
     if not targets:
@@ -126,8 +242,8 @@ def choose_targets() -> str | list[str]:
         return st.pills(
             "Layers", names, selection_mode="multi", key="layers", default=names
         )
-    words = {"attention": ("query", "value"), "feed-forward": ("feedforward",)}
-    return [n for n in names if n.startswith(words[chosen])]
+    starts = {"attention": ("query", "value"), "feed-forward": ("feedforward",)}
+    return [n for n in names if n.startswith(starts[chosen])]
 
 
 def choose_size(title: str, available: int) -> int:
@@ -145,47 +261,98 @@ def choose_size(title: str, available: int) -> int:
     )
 
 
-def show_price(labels: tuple[str, ...], splits: Splits, s: Settings) -> None:
+def show_price(count: int, splits: Splits, s: Settings) -> None:
     """What it will train and take, before it starts."""
-    count = estimate.trainable_parameters(
-        service.low_rank,
-        service.bottlenecks,
-        service.base.output_shape[-1],
-        len(labels),
-        s,
-    )
+    learned = trainer.speeds.get(s.method)
+    held_out = len(splits.validation) + len(splits.test)
     seconds = estimate.training_seconds(
-        service.seconds_per_token,
+        learned or service.speeds,
         mean_tokens(splits.train.texts[:500]),
         len(splits.train),
-        len(splits.validation) + len(splits.test),
+        held_out,
         s.epochs or 1,
     )
     with st.container(horizontal=True):
-        st.metric("Trainable parameters", f"{count:,}", border=True)
+        st.metric("Trainable weights", f"{count:,}", border=True)
         st.metric(
-            "Of the base", f"{count / service.parameters:.2%}", border=True
+            "Beside the model's",
+            f"{count / service.parameters:.2%}",
+            border=True,
         )
         st.metric(
             "Estimated time", f"≈ {estimate.duration(seconds)}", border=True
         )
     st.caption(
         f"{len(splits.train):,} texts to train on, {len(splits.validation):,} "
-        f"to validate, {len(splits.test):,} to test. The time is a rough guess "
-        "from the speed of the base's forward pass on this server; it includes "
-        "both baselines and the test."
+        f"to validate, {len(splits.test):,} to test. The time is told "
+        + (
+            "from the last run on this server"
+            if learned
+            else "from the speed of the model on this server"
+        )
+        + "; it includes what is measured for comparison, and the test."
     )
+
+
+def own_job(source: str) -> Job | None:
+    """Trains a fresh adapter; None while something is missing."""
+    found = choose_texts(source)
+    settings = choose_settings()
+    if found is None or settings is None:
+        return None
+    title, labels, splits = found
+    splits = smaller(splits, choose_size(title, len(splits.train)))
+    count = estimate.trainable_parameters(
+        service.low_rank,
+        service.bottlenecks,
+        service.ladders,
+        service.base.output_shape[-1],
+        len(labels),
+        settings,
+    )
+    show_price(count, splits, settings)
+    return Job(title, labels, splits, settings)
+
+
+def correcting_job(name: str) -> Job | None:
+    """Goes on with an adapter, on what it got wrong."""
+    served = state.adapters()[name]
+    kept = state.corrections(name)
+    st.dataframe(
+        pd.DataFrame(
+            [
+                {"text": text, "right label": served.labels[label]}
+                for text, label in kept.items()
+            ]
+        ),
+        hide_index=True,
+        alt="Your corrections",
+    )
+    try:
+        splits = served.splits or task_splits(name)
+    except FetchError as error:
+        state.show_problem(message_of(error), "Its texts could not be fetched")
+        return None
+    job = corrections.job_of(served, smaller(splits, KEPT_TEXTS), kept)
+    st.markdown(
+        f"“{literal(served.title)}” goes on from what it knows, on "
+        f"{KEPT_TEXTS:,} of its own texts at most and on your corrections, "
+        f"each {corrections.WEIGHT} times. The task that came with the demo "
+        "stays as it is."
+    )
+    show_price(served.info.parameters, job.splits, job.settings)
+    return job
 
 
 def set_up() -> None:
     """The form before a run."""
-    found = choose_texts()
-    settings = choose_settings()
-    if found is None or settings is None:
+    source = choose_source()
+    if source.startswith(CORRECTED):
+        job = correcting_job(source.removeprefix(CORRECTED))
+    else:
+        job = own_job(source)
+    if job is None:
         return
-    title, labels, splits = found
-    splits = smaller(splits, choose_size(title, len(splits.train)))
-    show_price(labels, splits, settings)
     pressed = st.button(
         "Start training",
         type="primary",
@@ -199,9 +366,7 @@ def set_up() -> None:
         )
     if pressed:
         try:
-            run = trainer.start(
-                Job(title, labels, splits, settings), state.still_here()
-            )
+            run = trainer.start(job, state.still_here())
         except Busy as error:
             state.show_problem(str(error), "Not started")
         else:

@@ -17,7 +17,7 @@ class Batches(keras.utils.PyDataset):
     Args:
         texts: the texts.
         tokenizer: texts to token ids; applied once, here.
-        labels: int32, one a text; None for inputs alone.
+        labels: int32, one for each text; None for inputs alone.
         batch_size: rows in a batch; the last one may have fewer.
     """
 

@@ -1,7 +1,9 @@
 """What a training run will cost, told before it starts."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from app.learn.training import Settings
@@ -9,8 +11,12 @@ from app.learn.training import Settings
 STEP_IN_FORWARDS = 2.3
 """One training step of the adapter, in forward passes of its batch."""
 
-FIXED_SECONDS = 12.0
-"""A copy of the base, and tracing the training and the test step."""
+FIXED_IN_TRACES = 10.0
+"""A copy of the base, and tracing the training and the test step, in times of
+what the bank's first call takes, which traces the forward pass."""
+
+VALIDATION_TRACE = 0.3
+"""Tracing the test step, in times of the first training step."""
 
 
 def costs(info: Any) -> dict[str, int]:
@@ -28,6 +34,7 @@ def costs(info: Any) -> dict[str, int]:
 def trainable_parameters(
     low_rank: Mapping[str, int],
     bottlenecks: Mapping[str, int],
+    ladders: Mapping[int, int],
     features: int,
     classes: int,
     settings: Settings,
@@ -37,11 +44,14 @@ def trainable_parameters(
     Args:
         low_rank: what rank 1 costs on each layer that LoRA may sit on.
         bottlenecks: what an inner width of 1 costs likewise.
+        ladders: what a ladder of each width costs.
         features: width of the base's output.
         classes: outputs of the head.
         settings: how the adapter would be trained.
     """
     head = (features + 1) * classes
+    if settings.method == "side":
+        return head + ladders[settings.width]
     if settings.method == "bottleneck":
         # Width 1 costs down (w), its bias (1), up (w) and its bias (w).
         widths = [(cost - 1) // 3 for cost in bottlenecks.values()]
@@ -61,25 +71,101 @@ def target_groups(paths: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(path.rpartition("/")[2] for path in paths))
 
 
-def training_seconds(
-    seconds_per_token: float,
-    tokens: float,
-    train: int,
-    held_out: int,
-    epochs: int,
-) -> float:
-    """A rough estimate of a whole run, baselines and test included.
+@dataclass(frozen=True)
+class Speeds:
+    """How fast a machine trains.
 
     Args:
-        seconds_per_token: of the base's forward pass on this machine.
+        forward: seconds a token of the base's forward pass.
+        step: seconds a token of a training step, warm.
+        fixed: seconds that a run takes beside: the base is copied, and
+            functions are traced.
+    """
+
+    forward: float
+    step: float
+    fixed: float
+
+    @classmethod
+    def guessed(cls, forward: float, trace: float) -> "Speeds":
+        """Before anything was trained: from the base's forward pass.
+
+        Args:
+            forward: seconds a token.
+            trace: seconds that the bank's first call took.
+        """
+        return cls(forward, STEP_IN_FORWARDS * forward, FIXED_IN_TRACES * trace)
+
+
+@dataclass
+class Pace:
+    """How fast a run's `fit` goes; its functions are traced on the way.
+
+    Attributes:
+        steps: seconds of each training step. The first one is traced, and a
+            later one may be, when a batch has another shape.
+        validations: seconds of each validation; the first one is traced.
+        batches: training steps in an epoch.
+    """
+
+    steps: list[float] = field(default_factory=list)
+    validations: list[float] = field(default_factory=list)
+    batches: int = 1
+
+    @property
+    def warm_step(self) -> float | None:
+        """Seconds of a training step that is not traced, once known."""
+        later = self.steps[1:]
+        return statistics.median(later) if len(later) >= 2 else None
+
+    def seconds_left(self, step: int, steps: int) -> float | None:
+        """Of `fit`, after so many of its steps; None while it is not known."""
+        warm = self.warm_step
+        if warm is None:
+            return None
+        to_come = -(-(steps - step) // self.batches)
+        each = min(self.validations, default=warm)
+        first = 0.0 if self.validations else VALIDATION_TRACE * self.steps[0]
+        return warm * (steps - step) + each * to_come + first
+
+
+def training_seconds(
+    speeds: Speeds, tokens: float, train: int, held_out: int, epochs: int
+) -> float:
+    """What a whole run takes, baselines and test included.
+
+    Args:
+        speeds: of this machine.
         tokens: mean length of a text.
         train: training texts.
         held_out: validation and test texts.
         epochs: passes over the training texts.
     """
-    forward = seconds_per_token * tokens
-    fit = epochs * (train * STEP_IN_FORWARDS + held_out / 2) * forward
-    return FIXED_SECONDS + fit + (train + 2 * held_out) * forward
+    step = epochs * train * speeds.step
+    forward = (epochs * held_out / 2 + train + 2 * held_out) * speeds.forward
+    return speeds.fixed + (step + forward) * tokens
+
+
+def measured_speeds(
+    before: Speeds, pace: Pace, whole: float, tokens: float, texts: int
+) -> Speeds:
+    """The speeds that a finished run shows.
+
+    Args:
+        before: what was believed.
+        pace: the run's.
+        whole: seconds from its start to its end.
+        tokens: mean length of its training texts.
+        texts: training texts in a step.
+    """
+    warm = pace.warm_step
+    if warm is None:
+        return before
+    step = warm / (tokens * texts)
+    forward = min(before.forward, step / 2)
+    known = warm * len(pace.steps)
+    known += min(pace.validations, default=0.0) * len(pace.validations)
+    return Speeds(forward, step, max(0.0, whole - known))
 
 
 def duration(seconds: float) -> str:

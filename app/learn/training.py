@@ -29,12 +29,13 @@ class Settings:
 
     Args:
         epochs: passes over the training texts; None for the task's own.
-        method: "lora" or "bottleneck".
+        method: "lora", "bottleneck" or "side", a ladder beside the base.
         rank: of the low-rank updates.
         alpha: their scale is `alpha / rank`.
         targets: which layers, as `keras_lora.LoRAConfig` takes them.
         bottleneck: inner width of bottlenecks, which sit on the feed-forward
             outputs.
+        width: of a ladder.
         learning_rate: the highest, after warming up; it falls to zero.
         batch_size: texts in a step.
         seed: of the adapter's start and the order of the texts. The split
@@ -47,12 +48,19 @@ class Settings:
     alpha: float = 16
     targets: str | Sequence[str] = "all-linear"
     bottleneck: int = 32
+    width: int = 48
     learning_rate: float = 2e-3
     batch_size: int = 32
     seed: int = 0
 
-    def config(self) -> keras_lora.LoRAConfig | keras_lora.AdapterConfig:
+    def config(
+        self,
+    ) -> (
+        keras_lora.LoRAConfig | keras_lora.AdapterConfig | keras_lora.SideConfig
+    ):
         """What `keras_lora.inject` takes."""
+        if self.method == "side":
+            return keras_lora.SideConfig(width=self.width)
         if self.method == "bottleneck":
             return keras_lora.AdapterConfig(bottleneck=self.bottleneck)
         return keras_lora.LoRAConfig(
@@ -167,6 +175,13 @@ def adapted_model(
     """The base with a fresh adapter, and a head for so many classes on it."""
     keras_lora.inject(base, settings.config())
     head = keras.layers.Dense(classes, dtype="float32", name="head")
+    return keras.Model(base.input, head(base(base.input)))
+
+
+def resumed_model(base: keras.Model, file: Path) -> keras.Model:
+    """The base with a file's adapter and head, to train on."""
+    keras_lora.load_adapter(base, file, head=False)
+    head = keras_lora.inspect_adapter(file).build_head()
     return keras.Model(base.input, head(base(base.input)))
 
 

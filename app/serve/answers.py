@@ -10,7 +10,7 @@ class Answer:
     """One text's probabilities, and what they took.
 
     Args:
-        probabilities: one a label.
+        probabilities: one for each label.
         switch_ms: to have the adapter in a slot and its number known.
         call_ms: from text to output: tokens, forward pass, head.
         brought_in: whether the adapter had to be copied into a slot.
@@ -31,7 +31,8 @@ class Mixed:
     Args:
         together: probabilities of each row, from one forward pass.
         apart: the same from one call an adapter.
-        together_ms, apart_ms: what each way took.
+        together_ms, apart_ms: what each way took, warmed up: the median of
+            some turns.
         difference: the largest between any two outputs.
         calls: how many calls the second way took.
     """

@@ -3,10 +3,17 @@
 import secrets
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import keras_lora
-from app.serve.limits import MAX_ADAPTER_BYTES, MAX_CLASSES, adapter_problems
+from app.serve.limits import (
+    MAX_CLASSES,
+    MAX_FILE_BYTES,
+    MAX_UPLOAD_MEGABYTES,
+    adapter_problems,
+)
 from app.serve.messages import visible
 from app.serve.served import Served
 from app.serve.service import Service
@@ -37,16 +44,22 @@ class Shelf:
         return list(self._served.values())
 
     def add(
-        self, data: bytes, file_name: str, labels: Sequence[str] = ()
+        self,
+        data: bytes,
+        file_name: str,
+        labels: Sequence[str] = (),
+        **known: Any,
     ) -> Served:
         """Checks a file's header, then loads it.
 
         Args:
             data: the file.
             file_name: what the visitor calls it.
-            labels: one a class; where there are none, those in the file,
-                else those of the shipped task in the file's name, else
+            labels: one for each class; where there are none, those in the
+                file, else those of the shipped task in the file's name, else
                 "class 0" and so on.
+            **known: what else is known of it, as `Served` has it: `probe`,
+                `results`, `splits`.
 
         Raises:
             ValueError: everything wrong with it; nothing was loaded.
@@ -54,10 +67,10 @@ class Shelf:
         title = self._own_title(shown_name(file_name))
         what = f"{title} was not loaded"
         problems = []
-        if len(data) > MAX_ADAPTER_BYTES:
+        if len(data) > MAX_FILE_BYTES:
             problems.append(
-                f"{len(data) / 1e6:.1f} MB is too large; at most "
-                f"{MAX_ADAPTER_BYTES / 1e6:.0f} MB are taken"
+                f"{len(data) / 2**20:.1f} MB is too large; at most "
+                f"{MAX_UPLOAD_MEGABYTES} MB are taken"
             )
         with self._lock:
             if self._closed:
@@ -73,7 +86,9 @@ class Shelf:
             file = self._service.folder / f"{name}.safetensors"
             try:
                 file.write_bytes(data)
-                self._served[name] = self._load(name, title, file, labels, what)
+                self._served[name] = replace(
+                    self._load(name, title, file, labels, what), **known
+                )
             except BaseException as error:
                 file.unlink(missing_ok=True)
                 self._service.room.give_back(name)
@@ -106,7 +121,10 @@ class Shelf:
     ) -> Served:
         info = keras_lora.inspect_adapter(file)
         problems = adapter_problems(
-            info, self._service.low_rank, self._service.bottlenecks
+            info,
+            self._service.low_rank,
+            self._service.bottlenecks,
+            self._service.blocks,
         )
         found = _class_count(info)
         labels = tuple(labels) or info.labels or default_labels(title, found)

@@ -13,18 +13,21 @@ MAX_ROWS = 32
 
 MAX_RANK = 16
 MAX_BOTTLENECK = 64
+LADDER_WIDTHS = (32, 48, 64)
+LADDER_HEADS = 4
 MAX_CLASSES = 20
 
-MAX_ADAPTER_BYTES = 8_000_000
 MAX_GUESTS = 40
 """Adapters of all visitors together."""
 
 MAX_GUEST_BYTES = 100_000_000
 """Of those files; the bank takes about as much memory again."""
 
-MAX_CSV_BYTES = 4_000_000
 MAX_UPLOAD_MEGABYTES = 8
 """What the file dialogs take; `.streamlit/config.toml` says the same."""
+
+MAX_FILE_BYTES = MAX_UPLOAD_MEGABYTES << 20
+"""The same: of a CSV or an adapter. The dialogs count in powers of two."""
 
 
 def text_problem(text: Any) -> str | None:
@@ -58,7 +61,10 @@ def row_problems(
 
 
 def adapter_problems(
-    info: Any, low_rank: Iterable[str], bottlenecks: Iterable[str]
+    info: Any,
+    low_rank: Iterable[str],
+    bottlenecks: Iterable[str],
+    blocks: Iterable[str],
 ) -> list[str]:
     """What of an adapter the demo does not serve, from its header alone.
 
@@ -69,6 +75,7 @@ def adapter_problems(
         info: a `keras_lora.AdapterInfo`.
         low_rank: the base's layers that LoRA may sit on.
         bottlenecks: those that bottlenecks may sit on.
+        blocks: those that a ladder may stand beside.
     """
     problems = []
     if info.head is None:
@@ -78,12 +85,16 @@ def adapter_problems(
             f"it trained layers of the base: {shorten(info.trained, 3)}; the "
             "base is shared here"
         )
-    places = {"lora": set(low_rank), "bottleneck": set(bottlenecks)}
+    places = {
+        "lora": set(low_rank),
+        "bottleneck": set(bottlenecks),
+        "side": set(blocks),
+    }
     unserved = set(info.methods) - set(places)
     if unserved:
         problems.append(
             f"its method, {' and '.join(sorted(unserved))}, is not served "
-            "here: LoRA and bottlenecks are"
+            "here: LoRA, bottlenecks and ladders are"
         )
     elsewhere = [
         path
@@ -95,7 +106,19 @@ def adapter_problems(
             "it sits on layers that no adapter here may sit on: "
             + shorten(sorted(elsewhere), 3)
         )
-    ranks, widths = inner_sizes(info)
+    ranks, widths, ladders = inner_sizes(info)
+    if wrong := ladders - set(LADDER_WIDTHS):
+        problems.append(
+            f"its ladder is {max(wrong)} wide; "
+            f"{', '.join(map(str, LADDER_WIDTHS))} are served"
+        )
+    if any(
+        settings.get("heads", LADDER_HEADS) != LADDER_HEADS
+        for settings in info.layers.values()
+    ):
+        problems.append(
+            f"its ladder has other than {LADDER_HEADS} heads; those are served"
+        )
     if max(ranks, default=0) > MAX_RANK:
         problems.append(
             f"its rank is {max(ranks)}; at most {MAX_RANK} is served"
@@ -117,15 +140,17 @@ def adapter_problems(
     return problems
 
 
-def inner_sizes(info: Any) -> tuple[set[int], set[int]]:
-    """The ranks and the bottleneck widths of an adapter, from its header."""
-    ranks, widths = set(), set()
+def inner_sizes(info: Any) -> tuple[set[int], set[int], set[int]]:
+    """The ranks, the widths of bottlenecks and of ladders, from a header."""
+    ranks, widths, ladders = set(), set(), set()
     for path, settings in info.layers.items():
         if settings["method"] == "lora":
             ranks.add(settings["rank"])
+        elif settings["method"] == "side":
+            ladders.add(settings["width"])
         elif f"{path}/down_kernel" in info.tensors:
             widths.add(info.tensors[f"{path}/down_kernel"][1][-1])
-    return ranks, widths
+    return ranks, widths, ladders
 
 
 def check_text(text: Any) -> None:

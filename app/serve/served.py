@@ -12,6 +12,7 @@ import keras_lora
 from app.learn.shipped import PROBES, RESULTS, SHIPPED
 from app.serve.limits import inner_sizes
 from app.serve.messages import message_of
+from app.texts.data import Splits
 from app.texts.tasks import Task, get_task
 from keras_lora.files import AdapterInfo
 
@@ -37,13 +38,15 @@ class Served:
     Args:
         name: what the bank calls it.
         title: what people read.
-        labels: one a class, in the order of the head's outputs.
+        labels: one for each class, in the order of the head's outputs.
         file: where it lies.
         info: its header.
         question: one line on what it decides.
         examples: texts to try.
         probe: the frozen base's own classifier for this task, if there is one.
-        results: what its training came to, as `results.json` has it.
+        results: what its training came to, as `results.json` has it; of a
+            visitor's own training also how many texts were held out.
+        splits: the texts that a visitor's own training learned from.
     """
 
     name: str
@@ -55,9 +58,10 @@ class Served:
     examples: tuple[str, ...] = ()
     probe: Probe | None = None
     results: dict[str, Any] = field(default_factory=dict)
+    splits: Splits | None = None
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
-        """The head's outputs as a probability a label."""
+        """The head's outputs as a probability for each label."""
         return outputs if gives_shares(self.info) else softmax(outputs)
 
 
@@ -153,7 +157,8 @@ def _read_results(file: Path) -> dict[str, Any]:
 def size_label(info: Any) -> str:
     """The rank or width of an adapter, for people."""
     parts = []
-    for name, sizes in zip(("rank", "width"), inner_sizes(info), strict=True):
+    names = ("rank", "width", "width")
+    for name, sizes in zip(names, inner_sizes(info), strict=True):
         if sizes:
             ends = sorted({min(sizes), max(sizes)})
             parts.append(f"{name} {' to '.join(map(str, ends))}")
@@ -162,5 +167,5 @@ def size_label(info: Any) -> str:
 
 def methods_label(info: Any) -> str:
     """The methods of an adapter, for people."""
-    names = {"lora": "LoRA", "bottleneck": "bottleneck"}
+    names = {"lora": "LoRA", "bottleneck": "bottleneck", "side": "ladder"}
     return " and ".join(names.get(method, method) for method in info.methods)

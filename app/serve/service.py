@@ -1,6 +1,7 @@
 """The shared part of the demo: one base, one bank, answers from any thread."""
 
 import secrets
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,10 +12,10 @@ import keras
 import numpy as np
 
 import keras_lora
-from app.learn.estimate import costs
+from app.learn.estimate import Speeds, costs
 from app.serve.answers import Answer, Mixed
 from app.serve.folder import OwnFolder
-from app.serve.limits import MAX_BOTTLENECK, MAX_RANK
+from app.serve.limits import LADDER_WIDTHS, MAX_BOTTLENECK, MAX_RANK
 from app.serve.messages import message_of
 from app.serve.room import Room
 from app.serve.served import Served, Shipped, read_shipped
@@ -28,6 +29,8 @@ CAPACITY = 8
 """Adapters in slots at once; more may be loaded."""
 
 SPEED_ROWS = 8
+ROUNDS = 3
+"""How often each way of answering a mixed batch is timed."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,12 @@ class Service:
         own_folder: for visitors' files.
         low_rank, bottlenecks: the layers that an adapter of each kind may sit
             on, with the weights that rank 1, or width 1, takes there.
+        ladders: the weights of a ladder of each width.
+        blocks: the layers that it stands beside.
         parameters: weights of the base.
-        seconds_per_token: of the forward pass, measured at the start.
+        speeds: of training, as guessed from the start.
+        bank_mb, copies_mb: what the shipped tasks take in memory: by this
+            bank, and by a fine-tuned model each.
         room: what visitors' adapters may take together.
     """
 
@@ -72,8 +79,12 @@ class Service:
     own_folder: OwnFolder
     low_rank: dict[str, int]
     bottlenecks: dict[str, int]
+    ladders: dict[int, int]
+    blocks: tuple[str, ...]
     parameters: int
-    seconds_per_token: float = 0.0
+    speeds: Speeds = Speeds.guessed(0.0, 0.0)
+    bank_mb: float = 0.0
+    copies_mb: float = 0.0
     room: Room = field(default_factory=Room)
 
     @property
@@ -103,6 +114,10 @@ class Service:
         paths, parameters = keras_lora.find_targets(base), base.count_params()
         unit = costs(_blank(base, folder, keras_lora.LoRAConfig(rank=1)))
         narrow = _blank(base, folder, keras_lora.AdapterConfig(bottleneck=1))
+        ladders = {
+            width: costs(_blank(base, folder, keras_lora.SideConfig(width)))
+            for width in LADDER_WIDTHS
+        }
         wide = keras_lora.AdapterConfig(bottleneck=MAX_BOTTLENECK)
         room = _blank(base, folder, wide)
         bank = keras_lora.AdapterBank(
@@ -123,6 +138,8 @@ class Service:
             own_folder=own_folder,
             low_rank={path: unit[path] for path in paths},
             bottlenecks=costs(narrow),
+            ladders={w: sum(found.values()) for w, found in ladders.items()},
+            blocks=tuple(ladders[LADDER_WIDTHS[0]]),
             parameters=parameters,
         )
         service._load_shipped()
@@ -144,12 +161,15 @@ class Service:
                 task = replace(task, probe=None)
             good.append(task)
         self.shipped = Shipped(tuple(good), problems)
+        table = self.bank.summary()
+        self.bank_mb = table.bank_bytes / 1e6
+        self.copies_mb = table.copies_bytes / 1e6
 
     def check_classes(self, served: Served) -> None:
         """Tries a loaded adapter on one text, and unloads what is no use.
 
         Raises:
-            ValueError: its head gives anything but a number a label.
+            ValueError: its head gives anything but a number for each label.
         """
         try:
             outputs = self.bank.predict(pad([[1, 2]], LENGTHS[0]), served.name)
@@ -166,13 +186,18 @@ class Service:
     def _warm(self, tell: Progress) -> None:
         """Runs the shapes that calls have, so that no visitor waits for it."""
         shapes = ((1, 16), (1, 32), (3, 32), (SPEED_ROWS, 64))
-        for number, (rows, length) in enumerate(shapes):
+
+        def seconds(rows: int, length: int) -> float:
+            start = time.perf_counter()
+            self.bank.predict(pad([[1] * length] * rows, length))
+            return time.perf_counter() - start
+
+        taken = []
+        for number, shape in enumerate(shapes):
             tell("Tracing the forward pass", number / len(shapes))
-            self.bank.predict(pad([[1, 2]] * rows, length))
-        start = time.perf_counter()
-        self.bank.predict(pad([[1] * 64] * SPEED_ROWS, 64))
-        seconds = time.perf_counter() - start
-        self.seconds_per_token = seconds / (64 * SPEED_ROWS)
+            taken.append(seconds(*shape))
+        forward = seconds(SPEED_ROWS, 64) / (64 * SPEED_ROWS)
+        self.speeds = Speeds.guessed(forward, max(taken))
         rows = [(text, t) for t in self.shipped.tasks for text in t.examples]
         if rows:
             self.answer_mixed(rows)
@@ -210,40 +235,76 @@ class Service:
         inputs, _ = self.inputs([text])
         return served.probe.probabilities(self.bank.predict(inputs))[0]
 
-    def answer_mixed(self, rows: Sequence[tuple[str, Served]]) -> Mixed:
-        """Rows with an adapter each: in one pass, then adapter by adapter."""
-        texts = [text for text, _ in rows]
+    def answer_all(
+        self, tasks: Sequence[Served], text: str
+    ) -> tuple[list[np.ndarray], float]:
+        """One text by several adapters, in one pass of the base.
+
+        Returns:
+            The probabilities of each, and milliseconds.
+        """
         start = time.perf_counter()
-        inputs, _ = self.inputs(texts)
-        together = self.bank.predict(
-            inputs, adapter=[served.name for _, served in rows]
-        )
-        middle = time.perf_counter()
-        apart: list[Any] = [None] * len(rows)
-        owners = [served.name for _, served in rows]
-        for name in dict.fromkeys(owners):
-            own = [row for row, owner in enumerate(owners) if owner == name]
-            # As long as in the mixed batch, so that the padding is the same.
-            part = {key: value[own] for key, value in inputs.items()}
-            outputs = self.bank.predict(part, adapter=name)
-            for row, output in zip(own, outputs, strict=True):
-                apart[row] = output
-        end = time.perf_counter()
-        pairs = list(zip(together, apart, strict=True))
-        heads = [served for _, served in rows]
+        inputs, _ = self.inputs([text])
+        rows = {k: np.repeat(v, len(tasks), 0) for k, v in inputs.items()}
+        outputs = self.bank.predict(rows, [served.name for served in tasks])
+        found = [
+            served.probabilities(output)
+            for served, output in zip(tasks, outputs, strict=True)
+        ]
+        return found, 1e3 * (time.perf_counter() - start)
+
+    def answer_mixed(self, rows: Sequence[tuple[str, Served]]) -> Mixed:
+        """Rows with an adapter each: in one pass, then adapter by adapter.
+
+        Both ways are run once before they are timed by turns, as what is
+        asked for the first time is traced.
+        """
+        texts = [text for text, _ in rows]
+        names = [served.name for _, served in rows]
+        own = {
+            name: [row for row, owner in enumerate(names) if owner == name]
+            for name in names
+        }
+
+        def one_pass() -> list[Any]:
+            inputs, _ = self.inputs(texts)
+            return list(self.bank.predict(inputs, adapter=names))
+
+        def one_by_one() -> list[Any]:
+            inputs, _ = self.inputs(texts)
+            found: list[Any] = [None] * len(rows)
+            for name, mine in own.items():
+                # As long as in the mixed batch: the padding is the same.
+                part = {key: value[mine] for key, value in inputs.items()}
+                outputs = self.bank.predict(part, adapter=name)
+                for row, output in zip(mine, outputs, strict=True):
+                    found[row] = output
+            return found
+
+        together, apart = one_pass(), one_by_one()
+        times: tuple[list[float], list[float]] = ([], [])
+        for _ in range(ROUNDS):
+            for way, taken in zip((one_pass, one_by_one), times, strict=True):
+                start = time.perf_counter()
+                way()
+                taken.append(1e3 * (time.perf_counter() - start))
+
+        def shares(outputs: list[Any]) -> list[np.ndarray]:
+            return [
+                served.probabilities(output)
+                for output, (_, served) in zip(outputs, rows, strict=True)
+            ]
+
         return Mixed(
-            [
-                s.probabilities(a)
-                for s, (a, _) in zip(heads, pairs, strict=True)
-            ],
-            [
-                s.probabilities(b)
-                for s, (_, b) in zip(heads, pairs, strict=True)
-            ],
-            1e3 * (middle - start),
-            1e3 * (end - middle),
-            max(float(np.abs(a - b).max()) for a, b in pairs),
-            len(set(owners)),
+            shares(together),
+            shares(apart),
+            statistics.median(times[0]),
+            statistics.median(times[1]),
+            max(
+                float(np.abs(a - b).max())
+                for a, b in zip(together, apart, strict=True)
+            ),
+            len(own),
         )
 
 

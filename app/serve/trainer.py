@@ -11,9 +11,16 @@ import keras
 import numpy as np
 
 import keras_lora
-from app.learn.baselines import bag_of_words, frozen_probe
+from app.learn.baselines import Probe, bag_of_words, frozen_probe
 from app.learn.batches import predict_texts
-from app.learn.training import BAG_OF_WORDS, FROZEN_FEATURES, adapted_model, fit
+from app.learn.estimate import Speeds, measured_speeds
+from app.learn.training import (
+    BAG_OF_WORDS,
+    FROZEN_FEATURES,
+    adapted_model,
+    fit,
+    resumed_model,
+)
 from app.serve.job import Job, Outcome, Point, Run
 from app.serve.messages import message_of
 from app.serve.served import softmax
@@ -43,12 +50,17 @@ class Trainer:
 
     Args:
         source: where the copy and the tokenizer come from.
+
+    Attributes:
+        current: the run that is under way.
+        speeds: what the last run showed of this machine, by method.
     """
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._lock = threading.Lock()
         self.current: Run | None = None
+        self.speeds: dict[str, Speeds] = {}
 
     def start(self, job: Job, here: Callable[[], bool] = lambda: True) -> Run:
         """Starts a job in the background.
@@ -86,8 +98,8 @@ class Trainer:
 
     def _run(self, run: Run) -> None:
         try:
-            run.outcome = _train(run, self._source)
-            run.phase = "Done"
+            run.outcome = _train(run, self._source, self.speeds)
+            run.enter("Done")
         except Stopped:
             run.error = (
                 "Its page was closed: nothing was kept."
@@ -129,55 +141,85 @@ def smaller(splits: Splits, train: int, seed: int = 0) -> Splits:
     )
 
 
-def _train(run: Run, source: Source) -> Outcome:
+def _train(
+    run: Run, source: Source, speeds: dict[str, Speeds] | None = None
+) -> Outcome:
     job, settings = run.job, run.job.settings
-    run.phase = "Loading a copy of the base"
+    begun = time.perf_counter()
+    run.enter("Loading a copy of the base")
     base = source.load_base(None)
     tokenizer = source.make_tokenizer(None)
-    _measure_baselines(run, base, tokenizer)
-    run.phase = "Training"
+    probe, weights = (
+        _measure_baselines(run, base, tokenizer),
+        base.count_params(),
+    )
+    run.enter("Preparing the training step (the first step traces it)")
     keras.utils.set_random_seed(settings.seed)
-    model = adapted_model(base, len(job.labels), settings)
-    table = keras_lora.summary(model)
+    if job.start is None:
+        model = adapted_model(base, len(job.labels), settings)
+    else:
+        model = resumed_model(base, job.start)
+    trainable = keras_lora.summary(model).trainable
     size, epochs = settings.batch_size, settings.epochs or 1
-    run.steps = epochs * -(-len(job.splits.train) // size)
-    start = run.began_fit = time.perf_counter()
+    run.pace.batches = -(-len(job.splits.train) // size)
+    run.steps = epochs * run.pace.batches
+    start = time.perf_counter()
     fit(model, job.splits, tokenizer, epochs, settings, [Watch(run)])
     seconds = time.perf_counter() - start
     if not run.step:
         raise Stopped
-    run.phase = "Testing on held-out texts"
-    test = job.splits.test
-    logits = predict_texts(
-        model, test.texts, tokenizer, each=lambda: _end_if(run.left)
-    )
+    run.enter("Testing on held-out texts")
+
+    def answers(texts: list[str]) -> np.ndarray:
+        return predict_texts(
+            model, texts, tokenizer, each=lambda: _end_if(run.left)
+        )
+
+    test, corrections = job.splits.test, job.corrections
+    logits = answers(test.texts)
     given = logits.argmax(-1)
-    return Outcome(
-        accuracy=float(np.mean(given == test.labels)),
+    corrected = None
+    if corrections is not None:
+        now = answers(corrections.texts).argmax(-1)
+        corrected = int(np.sum(now == corrections.labels))
+    outcome = Outcome(
+        right=int(np.sum(given == test.labels)),
+        held_out=len(test),
         baselines=dict(run.baselines),
+        probe=probe,
         confusion=_confusion(test.labels, given, len(job.labels)),
         mistakes=_mistakes(test, logits, job.labels),
-        trainable=table.trainable,
-        share=table.percent / 100,
+        trainable=trainable,
+        share=trainable / weights,
         seconds=seconds,
         stopped=run.step < run.steps,
         file=_file_of(model, job.labels),
+        corrected=corrected,
     )
+    if speeds is not None and not outcome.stopped:
+        known = tokenizer.encode(job.splits.train.texts[:500])
+        tokens = sum(map(len, known)) / len(known)
+        before = speeds.get(settings.method) or Speeds(float("inf"), 0.0, 0.0)
+        whole = time.perf_counter() - begun
+        speeds[settings.method] = measured_speeds(
+            before, run.pace, whole, tokens, size
+        )
+    return outcome
 
 
-def _measure_baselines(run: Run, base: Any, tokenizer: Any) -> None:
-    measures: dict[str, Callable[[], float]] = {
-        BAG_OF_WORDS: lambda: bag_of_words(run.job.splits),
-        FROZEN_FEATURES: lambda: (
-            frozen_probe(
-                base, run.job.splits, tokenizer, lambda: _end_if(run.stopping)
-            ).accuracy
-        ),
-    }
-    for name, measure in measures.items():
+def _measure_baselines(run: Run, base: Any, tokenizer: Any) -> Probe:
+    def phase(name: str) -> None:
         _end_if(run.stopping)
-        run.phase = f"Measuring the baseline: {name}"
-        run.baselines[name] = measure()
+        run.enter(f"Measuring the baseline: {name}")
+
+    phase(BAG_OF_WORDS)
+    run.baselines[BAG_OF_WORDS] = bag_of_words(run.job.splits)
+    phase(FROZEN_FEATURES)
+    probe = frozen_probe(
+        base, run.job.splits, tokenizer, lambda: _end_if(run.stopping)
+    )
+    run.baselines[FROZEN_FEATURES] = probe.accuracy
+    return probe
 
 
 def _end_if(event: threading.Event) -> None:
@@ -191,20 +233,34 @@ class Watch(keras.callbacks.Callback):
     def __init__(self, run: Run) -> None:
         super().__init__()
         self._run = run
+        self._began = 0.0
 
     def on_train_begin(self, logs: Any = None) -> None:
         _end_if(self._run.stopping)
 
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self._began = time.perf_counter()
+
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._run.step += 1
+        run = self._run
+        run.pace.steps.append(time.perf_counter() - self._began)
+        run.step += 1
+        if run.step == 1:
+            run.enter("Training")
         self._note("training", logs, "")
-        _end_if(self._run.left)
-        if self._run.stopping.is_set():
-            self._run.phase = "Stopping"
+        _end_if(run.left)
+        if run.stopping.is_set():
+            run.enter("Stopping")
             self.model.stop_training = True
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self._began = time.perf_counter()
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         _end_if(self._run.left)
+
+    def on_test_end(self, logs: Any = None) -> None:
+        self._run.pace.validations.append(time.perf_counter() - self._began)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._note("validation", logs, "val_")

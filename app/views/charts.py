@@ -141,7 +141,7 @@ def difference(value: float) -> str:
 
 
 def memory(bank_bytes: int, copies_bytes: int, count: int) -> alt.LayerChart:
-    """One base with its adapters against a model a task."""
+    """One base with its adapters against a model for each task."""
     table = pd.DataFrame(
         {
             "way": [

@@ -15,9 +15,10 @@ class Cell:
     Args:
         block: the part of the base that the layer is in.
         layer: its name there.
-        method: "LoRA", "bottleneck", or "none" where nothing sits.
+        method: "LoRA", "bottleneck", "ladder", or "none" where nothing sits.
         size: rank or width, for people.
-        norm: Frobenius norm of the update; None where nothing sits.
+        norm: Frobenius norm of the update, or of all weights of a ladder's
+            stage; None where nothing sits.
     """
 
     block: str
@@ -50,6 +51,9 @@ def _cell(path: str, settings: Any, tensors: dict[str, np.ndarray]) -> Cell:
         rank, alpha = settings["rank"], settings["alpha"]
         norm = low_rank_norm(own["lora_a"], own["lora_b"]) * alpha / rank
         return Cell(block, layer, "LoRA", f"rank {rank}", norm)
+    if settings["method"] == "side":
+        norm = float(np.linalg.norm(own["stage"].astype("float64")))
+        return Cell(block, layer, "ladder", f"width {settings['width']}", norm)
     down, up = own["down_kernel"], own["up_kernel"]
     norm = low_rank_norm(down, up)
     return Cell(block, layer, "bottleneck", f"width {len(up)}", norm)

@@ -5,7 +5,9 @@ import streamlit as st
 
 from app.learn import estimate
 from app.serve.job import Outcome, Run
-from app.views import charts, state
+from app.serve.served import Probe
+from app.serve.snippet import snippet
+from app.views import charts, state, words
 from app.views.literal import file_name, literal
 
 
@@ -15,9 +17,9 @@ def watch(run: Run) -> None:
     if run.done.is_set():
         st.rerun()
     left = run.seconds_left
-    text = run.phase
-    if left is not None:
-        text += f": step {run.step} of {run.steps}, about "
+    text = f"{run.phase}: {estimate.duration(run.seconds_in_phase)}"
+    if run.step and left is not None:
+        text = f"{run.phase}: step {run.step} of {run.steps}, about "
         text += f"{estimate.duration(left)} left"
     share = run.step / run.steps if run.steps else 0.0
     st.progress(share, text=literal(text))
@@ -27,6 +29,11 @@ def watch(run: Run) -> None:
         key="stop",
         on_click=run.stop,
         disabled=run.stopping.is_set(),
+        help="The step that is under way is still done.",
+    )
+    st.caption(
+        "Keep this page open: a run whose page is closed ends, and nothing "
+        "of it is kept."
     )
     show_curves(run)
 
@@ -53,37 +60,30 @@ def show_outcome(run: Run, outcome: Outcome) -> None:
     st.success(
         f"{run.step:d} of {run.steps:d} steps in "
         f"{estimate.duration(outcome.seconds)}; {outcome.trainable:,} weights "
-        f"trained ({outcome.share:.2%}); the file has "
+        f"trained, {outcome.share:.2%} of the model's; the file has "
         f"{len(outcome.file) / 1e3:,.0f} kB.",
         title=literal(f"{how}: {run.job.title}"),
         icon=":material/check_circle:",
     )
+    name = file_name(run.job.title)
     with st.container(horizontal=True):
-        st.metric("This adapter", f"{outcome.accuracy:.1%}", border=True)
-        for name, accuracy in outcome.baselines.items():
-            st.metric(literal(name), f"{accuracy:.1%}", border=True)
-    st.caption(
-        f"Accuracy on {int(outcome.confusion.sum()):,} held-out texts; the "
-        "baselines learned from the same texts."
-    )
-    with st.container(horizontal=True):
+        st.download_button(
+            "Download the adapter",
+            outcome.file,
+            name,
+            "application/octet-stream",
+            type="primary",
+            icon=":material/download:",
+            on_click="ignore",
+            key="download",
+        )
         st.button(
             "Add to the bank",
-            type="primary",
             icon=":material/add:",
             key="add",
             on_click=add,
             args=(run,),
             disabled="added" in st.session_state,
-        )
-        st.download_button(
-            "Download the adapter",
-            outcome.file,
-            file_name(run.job.title),
-            "application/octet-stream",
-            icon=":material/download:",
-            on_click="ignore",
-            key="download",
         )
         st.button(
             "Train another",
@@ -91,13 +91,53 @@ def show_outcome(run: Run, outcome: Outcome) -> None:
             key="again",
             on_click=forget,
         )
+    st.caption(
+        "The server keeps it for this visit only. If you close or reload the "
+        "page, or train another, it is gone: download it first."
+    )
     show_added()
+    show_accuracy(run, outcome)
     show_curves(run)
     show_mistakes(run, outcome)
+    with st.expander("Use it in Python", icon=":material/code:"):
+        text = run.job.splits.test.texts[0]
+        st.code(snippet(name, run.job.labels, text), language="python")
+
+
+def show_accuracy(run: Run, outcome: Outcome) -> None:
+    """How many held-out texts are answered rightly, and how sure that is."""
+    st.header("On texts it has not seen", anchor=False)
+    count = outcome.held_out
+    with st.container(horizontal=True):
+        st.metric(
+            "This adapter", words.rightness(outcome.right, count), border=True
+        )
+        for name, accuracy in outcome.baselines.items():
+            right = round(accuracy * count)
+            st.metric(literal(name), words.rightness(right, count), border=True)
+    if outcome.corrected is not None:
+        all_of_them = len(run.job.corrections)
+        st.markdown(
+            f"Of your {words.plural(all_of_them, 'correction')} it now gives "
+            f"**{outcome.corrected} of {all_of_them}** the right label."
+        )
+    st.caption(
+        f"{words.plural(count, 'text')} held out. 95% interval of this "
+        f"adapter's share: {words.interval(outcome.right, count)}. The others "
+        "are what is reached without an adapter, from the same texts: by "
+        "counts of words, and by what the frozen model gives."
+    )
+    if count < words.FEW:
+        st.warning(
+            f"{words.plural(count, 'text')} are too few to tell methods apart: "
+            f"have {words.FEW} or more held out, which takes about "
+            f"{10 * words.FEW:,} rows.",
+            icon=":material/warning:",
+        )
 
 
 def show_mistakes(run: Run, outcome: Outcome) -> None:
-    st.subheader("Where it is right and wrong")
+    st.header("Where it is right and wrong", anchor=False)
     st.altair_chart(
         charts.confusion(outcome.confusion, run.job.labels),
         alt="Held-out texts by true label and label given",
@@ -124,7 +164,16 @@ def add(run: Run) -> None:
     """Puts the trained adapter on the visitor's shelf."""
     try:
         served = state.shelf().add(
-            run.outcome.file, f"{run.job.title} (own)", run.job.labels
+            run.outcome.file,
+            f"{run.job.title} (own)",
+            run.job.labels,
+            probe=Probe(run.outcome.probe.kernel, run.outcome.probe.bias),
+            results={
+                "accuracy": run.outcome.accuracy,
+                "held_out": run.outcome.held_out,
+                "baselines": run.outcome.baselines,
+            },
+            splits=run.job.splits,
         )
     except ValueError as error:
         st.session_state["add-error"] = str(error)

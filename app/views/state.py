@@ -94,6 +94,12 @@ def adapters() -> dict[str, Served]:
     return {served.name: served for served in found}
 
 
+def corrections(name: str) -> dict[str, int]:
+    """The texts that this visitor set right for an adapter, with the labels."""
+    kept = st.session_state.setdefault("corrections", {})
+    return kept.setdefault(name, {})
+
+
 def need_adapters() -> dict[str, Served]:
     """As `adapters`; the page stops here where there is none."""
     found = adapters()

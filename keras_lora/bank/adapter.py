@@ -126,7 +126,7 @@ class ServedBase:
         digests: Its fingerprint.
         sampled: Whether that is of samples.
         outputs: Its symbolic outputs.
-        unfit: Layers that cannot have an adapter a row.
+        unfit: Layers that cannot have an adapter for each row.
     """
 
     layers: Layers

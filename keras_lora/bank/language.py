@@ -99,7 +99,7 @@ class SpeakingBank(Served):
             max_length: Tokens a row, prompt and answer together.
             stop_token_ids: What ends a row.
             batch_size: Rows that are generated together, int above 0.
-            tokens: How many tokens a row a step adds, int above 0.
+            tokens: How many tokens each step adds to a row, int above 0.
             task: The language model.
 
         Yields:
@@ -166,7 +166,7 @@ class SpeakingBank(Served):
             adapter: None, a name, or one name or None a row.
             max_tokens: How many tokens to add at most.
             batch_size: Rows that are generated together, int above 0.
-            tokens: How many tokens a row a step adds, int above 0.
+            tokens: How many tokens each step adds to a row, int above 0.
             max_length: Tokens a row, prompt and answer together.
 
         Yields:

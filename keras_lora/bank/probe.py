@@ -151,7 +151,7 @@ class Trial:
         raise_if("AdapterBank was not made", problems)
 
     def run(self, x: Any, ids: Any = None) -> Any:
-        """Runs the base eagerly, plain or with a slot a row."""
+        """Runs the base eagerly, plain or with a slot for each row."""
         tensors = keras.tree.map_structure(ops.convert_to_tensor, x)
         if ids is None:
             return self.base(tensors, training=False)
@@ -165,7 +165,7 @@ class Trial:
             except Exception as error:
                 raise ValueError(
                     f"AdapterBank was not made.\n- {self.base.name!r} does "
-                    f"not run with an adapter a row: {error}"
+                    f"not run with an adapter for each row: {error}"
                 ) from error
             if adapted is not None:
                 raise self.mixes(rows, self.mixing_layer(adapted, hosts))
@@ -183,7 +183,7 @@ class Trial:
         return None
 
     def outputs(self, x: Any, ids: Any) -> list[np.ndarray]:
-        """What a batch gives, plain or with a slot a row."""
+        """What a batch gives, plain or with a slot for each row."""
         return [
             ops.convert_to_numpy(y).astype("float32")
             for y in keras.tree.flatten(self.runner(x, ids))

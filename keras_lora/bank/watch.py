@@ -49,7 +49,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Unfit:
-    """Layers that cannot have an adapter a row.
+    """Layers that cannot have an adapter for each row.
 
     Attributes:
         inputs: Paths of those whose input is the same for all rows, such as

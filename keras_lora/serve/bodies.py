@@ -42,7 +42,7 @@ class Predict(Body):
     """Rows to answer."""
 
     model: str | Texts = Field(
-        description="An adapter, or the base; or one a row.",
+        description="An adapter, or the base; or one for each row.",
         examples=["movie-sentiment", ["movie-sentiment", "text-source"]],
     )
     inputs: list[Any] | dict[str, Any] = Field(

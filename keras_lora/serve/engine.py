@@ -166,7 +166,7 @@ class Engine:
         Args:
             rows: Texts, or nests of arrays without the axis of the batch; see
                 `reader.rows`.
-            adapter: A name or None for all, or one a row.
+            adapter: A name or None for all, or one for each row.
 
         Raises:
             UnknownAdapter: No such adapter is served; also by a future, where

@@ -1,11 +1,21 @@
 """A visitor's CSV: what is read, and what each bad one is told."""
 
+from pathlib import Path
+
 import pytest
 
 from app.serve import csv_upload
-from app.serve.csv_upload import read_csv, read_labels, split_upload
-from app.serve.limits import MAX_CSV_BYTES
+from app.serve.csv_upload import (
+    guess_columns,
+    labelled,
+    read_labels,
+    read_table,
+    split_upload,
+)
+from app.serve.limits import MAX_FILE_BYTES
 from tests.app.tiny import csv_bytes
+
+MESSY = Path(__file__).with_name("messy")
 
 
 def test_labels_are_numbered_in_alphabetical_order():
@@ -18,7 +28,7 @@ def test_labels_are_numbered_in_alphabetical_order():
 def test_columns_may_stand_in_any_order_among_others():
     rows = [f"x,{'ab'[i % 2]},text {i}" for i in range(60)]
     data = "\r\n".join(["Id, LABEL ,Text", *rows, "", ""])
-    corpus = read_csv(b"\xef\xbb\xbf" + data.encode())
+    corpus, _ = read_labels(b"\xef\xbb\xbf" + data.encode())
     assert len(corpus) == 60 and corpus.texts[3] == "text 3"
 
 
@@ -38,27 +48,21 @@ def rows_of(count, label="a", text="some words"):
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (b"", "Missing: text, label. Found: nothing"),
-        (b"one,two\n1,2\n", "Missing: text, label. Found: 'one', 'two'"),
-        (b"text,topic\n", "Missing: label"),
-        (b"text,label\n", "0 rows; at least 40"),
+        (b"", "Found: nothing"),
+        (b"words\none\n", "Found: 'words'"),
+        (b"text,label\n", "0 rows with a text and a label; at least 40"),
         (("text,label\n" + rows_of(50)).encode(), "one class only ('a')"),
         (
             ("text,label\n" + rows_of(30) + rows_of(30, "")).encode(),
-            "30 rows have no label, the first is row 32",
+            "30 rows with a text and a label; 30 without a label; at least 40",
         ),
-        (
-            ("text,label\n,a\n" + rows_of(40) + rows_of(9, "b")).encode(),
-            "1 rows have no text, the first is row 2",
-        ),
-        (b"text,label\n\xff\xfe\x00", "not UTF-8"),
+        (b"text,label\n\xff\xfe\x00", "no text file"),
+        (b"text,label\na\x81,b\n", "UTF-8, UTF-16 or Windows-1252"),
+        (b"\xff\xfet\0e", "UTF-8, UTF-16 or Windows-1252"),
         (b"text,label\na\0,b\n", "no text file"),
         (b"PK\x03\x04\x00\x00", "no text file"),
-        (b"x" * (MAX_CSV_BYTES + 1), "4.0 MB is too large"),
-        (
-            ("text,label\n" + rows_of(5001, "a")).encode(),
-            "5,001 rows; at most 5,000",
-        ),
+        (b"\x80\x04\x95pickle", "no text file"),
+        (b"x" * (MAX_FILE_BYTES + 1), "8.0 MB is too large; at most 8 MB"),
         (
             (
                 "text,label\n" + "".join(f"w {i},l{i}\n" for i in range(60))
@@ -66,12 +70,8 @@ def rows_of(count, label="a", text="some words"):
             "60 different labels; at most 20",
         ),
         (
-            ("text,label\n" + "y" * 5001 + ",b\n" + rows_of(60)).encode(),
-            "over 5,000 characters, the first is row 2",
-        ),
-        (
             ("text,label\n" + rows_of(60) + "z," + "b" * 99).encode(),
-            "a label of over 40 characters",
+            "1 labels have over 40 characters",
         ),
         (
             b'text,label\n"' + b"q" * 200_000 + b'",a\n',
@@ -81,17 +81,98 @@ def rows_of(count, label="a", text="some words"):
 )
 def test_a_bad_file_is_told_what_is_wrong(data, expected):
     with pytest.raises(ValueError) as error:
-        read_csv(data, "mine.csv")
+        read_labels(data, "mine.csv")
     assert expected in str(error.value)
     assert str(error.value).startswith("mine.csv was not taken")
 
 
 def test_everything_wrong_is_listed_at_once():
     with pytest.raises(ValueError) as error:
-        read_csv(b"text,label\nx,\n,a\n")
+        read_labels(b"text,label\nx,\n,a\nsome,b\n")
     text = str(error.value)
-    for said in ("2 rows", "no text", "no label", "one class"):
+    for said in (
+        "1 rows",
+        "1 without a text",
+        "1 without a label",
+        "one class",
+    ):
         assert said in text
+
+
+@pytest.mark.parametrize(
+    ("file", "encoding", "delimiter", "columns", "first"),
+    [
+        (
+            "semicolons-cp1252.csv",
+            "Windows-1252",
+            ";",
+            ("Anmerkung", "Zufriedenheit"),
+            "Café staff were friendly; the soup cost 4,50 €, no more",
+        ),
+        (
+            "tabs-utf16.csv",
+            "UTF-16",
+            "\t",
+            ("comment", "category"),
+            "The “old” one, with a comma, is naïve",
+        ),
+        (
+            "many-columns.csv",
+            "UTF-8",
+            ",",
+            ("review", "stars"),
+            "Came late, and the box was torn",
+        ),
+    ],
+)
+def test_files_as_programs_write_them(
+    file, encoding, delimiter, columns, first
+):
+    table = read_table((MESSY / file).read_bytes(), file)
+    assert (table.encoding, table.delimiter) == (encoding, delimiter)
+    found = guess_columns(table)
+    assert tuple(table.columns[column] for column in found) == columns
+    upload = labelled(table, *found, file)
+    assert upload.corpus.texts[0] == first
+    assert len(upload.classes) == 2
+
+
+def test_rows_that_lack_something_are_counted_and_left_out():
+    table = read_table((MESSY / "many-columns.csv").read_bytes())
+    upload = labelled(table, *guess_columns(table))
+    assert upload.left_out == {"without a text": 1, "without a label": 3}
+    assert upload.told == [
+        "1 row without a text left out",
+        "3 rows without a label left out",
+    ]
+    assert len(upload.corpus) == len(table.rows) - 4
+
+
+def test_a_text_that_is_too_long_is_left_out():
+    long = "text,label\n" + "y" * 5001 + ",b\n" + rows_of(30) + rows_of(30, "b")
+    table = read_table(long.encode())
+    upload = labelled(table, 0, 1)
+    assert upload.left_out == {"with a text of over 5,000 characters": 1}
+
+
+def test_of_very_many_rows_some_are_drawn():
+    data = "text,label\n" + rows_of(3000) + rows_of(3000, "b", "other")
+    table = read_table(data.encode())
+    upload = labelled(table, 0, 1)
+    assert upload.sampled == 6000 and len(upload.corpus) == 5000
+    assert upload.told == ["5,000 of 6,000 rows drawn at random"]
+    assert 2400 < upload.corpus.labels.sum() < 2600
+    again = labelled(table, 0, 1)
+    assert again.corpus.texts == upload.corpus.texts
+
+
+def test_other_columns_can_be_picked():
+    rows = [f"{'ab'[i % 2]},words {i},{'xy'[i // 30]}" for i in range(60)]
+    table = read_table("\n".join(["label,text,other", *rows]).encode())
+    assert guess_columns(table) == (1, 0)
+    assert labelled(table, 1, 2).classes == ("x", "y")
+    with pytest.raises(ValueError, match="the same column"):
+        labelled(table, 1, 1)
 
 
 def test_a_class_that_is_nearly_gone_is_told():
@@ -104,6 +185,6 @@ def test_a_class_that_is_nearly_gone_is_told():
 def test_formulas_and_pickles_in_a_file_stay_text():
     bad = '"=cmd|calc!A0"'
     data = f"text,label\n{bad},a\n" + rows_of(40) + rows_of(40, "b", "other")
-    corpus = read_csv(data.encode())
+    corpus, _ = read_labels(data.encode())
     assert corpus.texts[0] == "=cmd|calc!A0"
     assert not hasattr(csv_upload, "pickle")

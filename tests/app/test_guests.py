@@ -8,7 +8,7 @@ import pytest
 
 import keras_lora
 from app.serve.guests import MOST, Shelf, default_labels, shown_name
-from app.serve.limits import MAX_ADAPTER_BYTES, MAX_RANK
+from app.serve.limits import MAX_FILE_BYTES, MAX_RANK
 from app.serve.room import Room
 from benchmarks.costly import costly_file
 from tests.app.tiny import adapter, tiny_base
@@ -215,7 +215,7 @@ lora, bottleneck = keras_lora.LoRAConfig, keras_lora.AdapterConfig
         (with_config(classes=1), "1 classes"),
         (with_config(classes=40), "40 classes"),
         (
-            lambda path: path.write_bytes(b"x" * (MAX_ADAPTER_BYTES + 1)),
+            lambda path: path.write_bytes(b"x" * (MAX_FILE_BYTES + 1)),
             "too large",
         ),
     ],

@@ -42,13 +42,18 @@ def test_every_page_opens(name, few_texts):
 
 def test_a_switch_changes_the_answer_and_shows_both_times():
     app = open_page()
-    assert {"Switch", "Prediction", "Tokens read"} <= set(metrics(app))
+    assert {"Adapter lookup", "Prediction", "Tokens read"} <= set(metrics(app))
     before = [chart.proto.SerializeToString() for chart in charts(app)]
     fine(app.pills(key="task").select("text-source").run())
     assert len(before) == len(charts(app)) == 2
     assert before != [c.proto.SerializeToString() for c in charts(app)]
-    milliseconds = float(metrics(app)["Switch"].removesuffix(" ms"))
+    found = metrics(app)["Adapter lookup"]
+    milliseconds = float(found.removesuffix(" ms"))
     assert milliseconds >= 0
+
+
+def said(app):
+    return " ".join(read(c.value) for c in [*app.caption, *app.markdown])
 
 
 def charts(app):
@@ -65,6 +70,56 @@ def test_an_address_with_no_such_task_says_so():
     app = open_page(task="no-such-task")
     assert app.pills(key="task").value == "movie-sentiment"
     assert "no-such-task" in read(app.warning[0].value)
+
+
+def test_an_example_goes_with_its_task():
+    app = open_page()
+    assert "tasks, one model" in said(app) and "instead of" in said(app)
+    fine(app.pills(key="task").select("tweet-sentiment").run())
+    examples = tasks.get_task("tweet-sentiment").examples
+    assert app.text_area(key="text").value == examples[0]
+    fine(app.text_area(key="text").set_value("my own words").run())
+    fine(app.pills(key="task").select("movie-sentiment").run())
+    assert app.text_area(key="text").value == "my own words"
+    assert not app.info
+
+
+def test_a_text_of_another_task_is_told():
+    app = open_page()
+    example = tasks.get_task("tweet-sentiment").examples[1]
+    fine(app.text_area(key="text").set_value(example).run())
+    told = read(app.info[0].value)
+    assert "This text came with “Tweet sentiment”" in told
+    assert "“Movie sentiment” learned from" in told
+
+
+def test_every_task_answers_the_same_text_at_once():
+    app = open_page()
+    [table] = [m.value for m in app.markdown if m.value.startswith("| Task")]
+    rows = [read(row) for row in table.split("\n")[2:]]
+    assert len(rows) == 5
+    assert rows[0].startswith("| **Movie sentiment** | **")
+    assert "5 answers in one pass of the model" in said(app)
+    chosen = charts(app)[0].proto.SerializeToString()
+    assert chosen
+
+
+def test_an_answer_is_corrected_and_learned_from(few_texts):
+    app = open_page()
+    name, text = "movie-sentiment", "a bright strong fine mess"
+    fine(app.text_area(key="text").set_value(text).run())
+    [pills] = [p for p in app.pills if "correct-" in (p.key or "")]
+    right = pills.options[0]
+    fine(pills.set_value(right).run())
+    assert app.session_state["corrections"][name] == {
+        text: ("negative", "positive").index(right)
+    }
+    app.switch_page("app_pages/train.py").run()
+    fine(app.selectbox(key="source").select(f"corrections:{name}").run())
+    assert app.dataframe[0].value["text"].tolist() == [text]
+    fine(app.button(key="start").click().run())
+    wait_for_run(app)
+    assert "Of your 1 correction it now gives" in said(app)
 
 
 def test_an_example_becomes_the_text():
@@ -87,7 +142,7 @@ def test_a_bad_text_gets_a_message_and_the_app_lives_on(text, said):
     fine(app.text_area(key="text").set_value(text).run())
     assert said in errors(app)
     fine(app.text_area(key="text").set_value("a fine film").run())
-    assert not app.error and "Switch" in metrics(app)
+    assert not app.error and "Adapter lookup" in metrics(app)
 
 
 def test_a_mixed_batch_is_answered_both_ways():
@@ -95,7 +150,8 @@ def test_a_mixed_batch_is_answered_both_ways():
     fine(app.button(key="answer").click().run())
     found = metrics(app)
     assert float(found["Largest difference"]) < 1e-4
-    assert "5 calls, one an adapter" in found
+    assert "5 calls, one for each task" in found
+    assert "ms" in app.header[0].value
     answers = app.dataframe[-1].value
     assert (answers["one pass"] == answers["alone"]).all()
     assert len(answers) == 10
@@ -128,20 +184,28 @@ def test_bad_rows_get_a_message(edits, said):
     assert said in errors(app)
 
 
-def test_an_own_csv_is_trained_added_and_asked(few_texts):
+def test_an_own_csv_is_trained_added_and_asked(few_texts, own_shelf):
     app = train_own(open_page("train"), csv_bytes(80))
     fine(app.slider(key="rank").set_value(2).run())
-    assert int(metrics(app)["Trainable parameters"].replace(",", "")) > 0
+    assert int(metrics(app)["Trainable weights"].replace(",", "")) > 0
     assert "≈" in metrics(app)["Estimated time"]
     fine(app.button(key="start").click().run())
     wait_for_run(app)
-    assert "This adapter" in metrics(app)
-    assert "TF-IDF + logistic regression" in metrics(app)
+    # Of so few texts a share would promise too much.
+    right = metrics(app)["This adapter"]
+    assert right.endswith(" of 8")
+    assert metrics(app)["TF-IDF + logistic regression"] == "8 of 8"
+    assert "95% interval of this adapter's share: " in said(app)
+    assert "8 texts are too few" in app.warning[0].value
     fine(app.button(key="add").click().run())
     assert any("mine (own)" in read(info.value) for info in app.info)
     app.switch_page("app_pages/switch.py").run()
     own = [o for o in app.pills(key="task").options if "own" in o]
     assert list(map(read, own)) == ["mine (own)"]
+    # It keeps what is known of it.
+    fine(app.pills(key="task").set_value(own_shelf[0].adapters[0].name).run())
+    assert f"this adapter is right in {right}" in said(app)
+    assert len(charts(app)) == 2
     app.switch_page("app_pages/train.py").run()
     fine(app.button(key="again").click().run())
     assert app.selectbox(key="source").value == "Your own CSV"
@@ -172,10 +236,10 @@ def test_every_target_choice_has_its_count(few_texts):
     counts = {}
     for choice in ("all-linear", "attention", "feed-forward"):
         fine(app.selectbox(key="targets").select(choice).run())
-        counts[choice] = metrics(app)["Trainable parameters"]
+        counts[choice] = metrics(app)["Trainable weights"]
     assert len(set(counts.values())) == 3
     fine(app.selectbox(key="targets").select("choose").run())
-    assert metrics(app)["Trainable parameters"] == counts["all-linear"]
+    assert metrics(app)["Trainable weights"] == counts["all-linear"]
     fine(app.pills(key="layers").set_value([]).run())
     assert "at least one layer" in app.warning[0].value
     fine(app.slider(key="alpha").set_value(4).run())
@@ -185,9 +249,9 @@ def test_every_target_choice_has_its_count(few_texts):
     ("data", "said"),
     [
         (b"text,label\n" + b"a b c,one\n" * 50, "one class only"),
-        (b"words,kind\nx,y\n", "Missing: text, label"),
-        (b"text,label\n" + b"x" * 5_000_000, "5.0 MB is too large"),
-        (b"\x80\x04\x95pickle", "not UTF-8"),
+        (b"words\nx\n", "a column of texts and one of labels"),
+        (b"text,label\n" + b"x" * 9_000_000, "8.6 MB is too large"),
+        (b"\x80\x04\x95pickle", "no text file"),
     ],
 )
 def test_a_bad_csv_gets_a_message(few_texts, data, said):
@@ -314,7 +378,7 @@ def test_the_estimate_is_of_all_texts_and_not_of_the_first(monkeypatch):
     found["tweet-sentiment"] = splits_of("word " * 60)
     tokens = []
 
-    def seconds(per_token, mean, *others):
+    def seconds(speeds, mean, *others):
         tokens.append(mean)
         return 1.0
 

@@ -44,9 +44,9 @@ class AdapterConfig:
         dropout: Share of the adapter's input dropped in training, in [0, 1).
         layer_norm: Whether the adapter's input is layer-normalized first.
         layers: Which blocks, as in `LoRAConfig`.
-        placement: `"pfeiffer"`: one a block, after the feed-forward part.
-            `"houlsby"`: two a block, after the attention and after the
-            feed-forward part. `"parallel"`: one a block, beside the attention
+        placement: `"pfeiffer"`: one in each block, after the feed-forward
+            part. `"houlsby"`: two in each, after the attention and after the
+            feed-forward part. `"parallel"`: one in each, beside the attention
             (or beside each of `targets`).
         scale: Number above 0, what a parallel adapter is multiplied by.
 
