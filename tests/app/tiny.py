@@ -8,7 +8,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 import keras_lora
-from app.learn.shipped import PROBES, SHIPPED
+from app.learn.shipped import METHODS, PROBES, SHIPPED
 from app.serve.service import Source
 from app.texts.base import MAX_TOKENS, build_base, pad
 from app.texts.tasks import get_task
@@ -16,6 +16,10 @@ from app.texts.tasks import get_task
 WIDTH = 32
 VOCABULARY = 300
 SEED = 7
+CONFIGS = {
+    "lora": keras_lora.LoRAConfig(rank=4),
+    "bottleneck": keras_lora.AdapterConfig(bottleneck=4),
+}
 
 
 class TinyTokenizer:
@@ -60,7 +64,9 @@ def adapters_folder(folder):
     (folder / PROBES).mkdir(exist_ok=True)
     for seed, name in enumerate(SHIPPED):
         classes = len(get_task(name).labels)
-        adapter(folder / f"{name}.safetensors", classes, base=base, seed=seed)
+        config = CONFIGS[METHODS.get(name, "lora")]
+        file = folder / f"{name}.safetensors"
+        adapter(file, classes, base=base, config=config, seed=seed)
         rng = np.random.default_rng(seed)
         kernel = rng.standard_normal((WIDTH, classes)).astype("float32")
         bias = np.zeros(classes, "float32")
