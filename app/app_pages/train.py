@@ -275,8 +275,8 @@ def show_price(count: int, splits: Splits, s: Settings) -> None:
     with st.container(horizontal=True):
         st.metric("Trainable weights", f"{count:,}", border=True)
         st.metric(
-            "Beside the model's",
-            f"{count / service.parameters:.2%}",
+            "Of all weights",
+            f"{count / (service.parameters + count):.2%}",
             border=True,
         )
         st.metric(

@@ -55,7 +55,7 @@ class Outcome:
         probe: the baseline that reads the frozen base's features.
         confusion: texts of each true label (rows) by the label given.
         mistakes: (text, true label, label given, its probability).
-        trainable, share: weights that trained, beside those of the base.
+        trainable, share: weights that trained, and their share of all.
         seconds: wall time of `fit`.
         stopped: whether it was ended before its last step.
         file: the adapter's bytes.

@@ -190,7 +190,7 @@ def _train(
         confusion=_confusion(test.labels, given, len(job.labels)),
         mistakes=_mistakes(test, logits, job.labels),
         trainable=trainable,
-        share=trainable / weights,
+        share=trainable / (weights + trainable),
         seconds=seconds,
         stopped=run.step < run.steps,
         file=_file_of(model, job.labels),

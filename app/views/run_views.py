@@ -60,7 +60,7 @@ def show_outcome(run: Run, outcome: Outcome) -> None:
     st.success(
         f"{run.step:d} of {run.steps:d} steps in "
         f"{estimate.duration(outcome.seconds)}; {outcome.trainable:,} weights "
-        f"trained, {outcome.share:.2%} of the model's; the file has "
+        f"trained, {outcome.share:.2%} of all; the file has "
         f"{len(outcome.file) / 1e3:,.0f} kB.",
         title=literal(f"{how}: {run.job.title}"),
         icon=":material/check_circle:",
