@@ -93,11 +93,16 @@ def train_own(page, address, csv):
     idle(page)
 
 
-def start_own(page, address, csv, most=False):
-    """Starts to train on a CSV, with `most` on all of it and for long."""
+def choose_own(page, address, csv):
+    """Hands in a CSV to train on."""
     open_page(page, address, "train")
     choose(page, "Learn from", "Your own CSV")
     hand_in(page, csv)
+
+
+def start_own(page, address, csv, most=False):
+    """Starts to train on a CSV, with `most` on all of it and for long."""
+    choose_own(page, address, csv)
     if most:
         to_the_end(page, "Epochs")
         to_the_end(page, "Training texts")
