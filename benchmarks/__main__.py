@@ -29,6 +29,7 @@ COMMANDS = {
     "peft_exchange": ["benchmarks.peft_exchange"],
     "peft_loading": ["benchmarks.peft_loading"],
     "methods": ["benchmarks.methods", "--quick"],
+    "hyper_parameters": ["benchmarks.hyper_parameters"],
     "computed_once": ["benchmarks.computed_once"],
     "all_tasks": ["benchmarks.all_tasks"],
     "rematerialization": ["benchmarks.rematerialization"],

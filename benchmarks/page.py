@@ -16,6 +16,7 @@ from benchmarks.all_tasks_table import all_tasks
 from benchmarks.computed_once_table import computed_once
 from benchmarks.doors_table import doors, inference
 from benchmarks.generation_table import generation
+from benchmarks.hyper_parameters_table import hyper_parameters
 from benchmarks.language_table import language_memory, perplexity
 from benchmarks.markdown import spread, table, where
 from benchmarks.methods_table import tables
@@ -498,6 +499,7 @@ def peft_loading(result: dict[str, Any]) -> str:
 SECTIONS: dict[str, Callable[[Any], str]] = {
     "app/adapters/results.json": tasks,
     "benchmarks/results/methods.json": methods,
+    "benchmarks/results/hyper_parameters.json": hyper_parameters,
     "benchmarks/results/computed_once.json": computed_once,
     "benchmarks/results/all_tasks.json": all_tasks,
     "benchmarks/results/rematerialization.json": rematerialization,

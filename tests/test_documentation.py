@@ -43,15 +43,19 @@ NOT_RUN = (
 
 BLOCK = re.compile(
     r"(?:^<!-- (file: [\w.]+|new process|preset: \w+) -->\n)?"
-    r"^```(\w+)\n(.*?)^```",
+    r"^```(\w+)(?: title=\"([\w.]+)\")?\n(.*?)^```",
     re.M | re.S,
 )
-"""A block of code, and what is to be done with it where a comment says so."""
+"""A block of code, and what is to be done with it where a comment says so; a
+block with a title is a file of that name."""
 
 
 def marked_blocks(page):
     """The code of a page, as (mark, language, text), in order."""
-    return BLOCK.findall(page.read_text())
+    return [
+        (f"file: {title}" if title else mark, language, text)
+        for mark, language, title, text in BLOCK.findall(page.read_text())
+    ]
 
 
 def blocks(page):
@@ -78,11 +82,16 @@ def run_program(text, folder):
 def run_command(line, folder):
     """Runs one line of a shell example; the command is this environment's."""
     command, *arguments = line.split()
-    assert command == "keras-lora", f"no test runs {line!r}"
+    commands = {"keras-lora": ["-m", "keras_lora.cli"], "python": []}
+    assert command in commands, f"no test runs {line!r}"
     done = subprocess.run(
-        [sys.executable, "-m", "keras_lora.cli", *arguments],
+        [sys.executable, *commands[command], *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={
+            **os.environ,
+            "KERAS_BACKEND": keras.backend.backend(),
+            "PYTHONPATH": str(ROOT),
+        },
         capture_output=True,
         text=True,
     )

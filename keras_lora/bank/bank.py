@@ -85,7 +85,7 @@ class AdapterBank(TogetherBank):
                 base with a `preprocessor`, such as a KerasHub task, takes
                 what that takes: a list of texts, raw images.
             adapter: None for the base, a name for all rows, or one name or
-                None a row, in any order.
+                None for each row, in any order.
             batch_size: Rows in a forward pass, int above 0. A batch with more
                 adapters than `capacity` is split.
 
@@ -161,7 +161,7 @@ class AdapterBank(TogetherBank):
         """Writes a SavedModel with all loaded adapters, for TF Serving.
 
         Its inputs are the base's and `adapter_ids`; its outputs `features`
-        and one per adapter that has a head, under the adapter's name, with NaN
+        and one for each adapter that has a head, under its name, with NaN
         in the rows of others. `adapters.json` in the folder has each name's
         id, and its labels where it has some. Needs the TensorFlow backend.
 
@@ -237,8 +237,8 @@ class AdapterBank(TogetherBank):
         """A table of the adapters and of what they cost in memory.
 
         Returns:
-            A `BankSummary` to print, or to read: a row an adapter, and the
-            bytes of the base with all adapters against merged copies.
+            A `BankSummary` to print, or to read: a row for each adapter, and
+            the bytes of the base with all adapters against merged copies.
         """
         with self._attached():
             adapters = list(self._adapters.values())

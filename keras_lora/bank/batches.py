@@ -93,7 +93,7 @@ def names_of_rows(adapter: Any, rows: int) -> list[Any]:
         return list(adapter)
     except TypeError:
         raise ValueError(
-            "`adapter` must be None, a name, or a name or None a row. "
+            "`adapter` must be None, a name, or a name or None for each row. "
             f"Received: adapter={adapter!r}"
         ) from None
 

@@ -235,7 +235,7 @@ class Served(HeldBase):
         """Brings adapters in and gives the ids that `model` takes.
 
         Args:
-            adapter: A name, or None for the base, a row.
+            adapter: For each row a name, or None for the base.
 
         Returns:
             Int32 array (rows,). It holds until other adapters are brought in.

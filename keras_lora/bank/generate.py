@@ -81,7 +81,7 @@ class Generator:
         Args:
             tokens: Prompts, padded to the length that is compiled.
             weights: What the rows' adapters are; empty for the base.
-            limit: Tokens a row, prompt and answer together.
+            limit: Tokens in a row, prompt and answer together.
             stop_ids: Tokens that end a row, or None.
         """
         # Read, not compiled: a limit or an adapter traces nothing again.

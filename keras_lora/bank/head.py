@@ -86,7 +86,7 @@ def rows_meet(layers: list[Layer], spec: Any, length: int) -> list[str]:
                 ]
         y = ops.convert_to_numpy(ops.cast(y, "float32"))
         if len(y) != 2 or not np.isfinite(y[0]).all():
-            return ["its head gives no number a row"]
+            return ["its head gives a row no number"]
         found.add(y[0].tobytes())
     if len(found) > 1:
         return ["its head mixes the rows of a batch"]

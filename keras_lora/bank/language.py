@@ -50,8 +50,8 @@ class SpeakingBank(Served):
                 `token_ids` and `padding_mask` (rows, length), padded to the
                 length that is wanted.
             adapter: None for the base, a name for all rows, or one name or
-                None a row. A head that an adapter has is not used.
-            max_length: Tokens a row, prompt and answer together. Without a
+                None for each row. A head that an adapter has is not used.
+            max_length: Tokens in a row, prompt and answer together. Without a
                 preprocessor the length of the inputs counts.
             stop_token_ids: `"auto"` for the tokenizer's, None, or ids that
                 end a row.
@@ -95,16 +95,17 @@ class SpeakingBank(Served):
 
         Args:
             inputs: As for `generate`, as are the arguments below but one.
-            adapter: None, a name, or one name or None a row.
-            max_length: Tokens a row, prompt and answer together.
+            adapter: None, a name, or one name or None for each row.
+            max_length: Tokens in a row, prompt and answer together.
             stop_token_ids: What ends a row.
             batch_size: Rows that are generated together, int above 0.
             tokens: How many tokens each step adds to a row, int above 0.
             task: The language model.
 
         Yields:
-            Lists with an item a row: the new text, or without a preprocessor
-            an array (new tokens,); both are empty where nothing is new.
+            Lists with an item for each row: the new text, or without a
+            preprocessor an array (new tokens,); both are empty where nothing
+            is new.
 
         Raises:
             ValueError: As for `generate`.
@@ -130,15 +131,15 @@ class SpeakingBank(Served):
 
         Args:
             texts: Prompts; the task has a preprocessor.
-            adapter: None, a name, or one name or None a row.
+            adapter: None, a name, or one name or None for each row.
             max_tokens: How many tokens to add at most, to each or for each.
             batch_size: Rows that are generated together, int above 0.
-            max_length: Tokens a row, prompt and answer together, where less
+            max_length: Tokens in a row, prompt and answer together, where less
                 is wanted than the model or its preprocessor takes.
 
         Returns:
-            A `Completion` a text: what was added, without the prompt, the
-            counts of tokens and what ended it.
+            A `Completion` for each text: what was added, without the prompt,
+            the counts of tokens and what ended it.
 
         Raises:
             ValueError: As for `generate`, or a prompt leaves no room, or
@@ -163,11 +164,11 @@ class SpeakingBank(Served):
 
         Args:
             texts: As for `complete`, as are the arguments below but one.
-            adapter: None, a name, or one name or None a row.
+            adapter: None, a name, or one name or None for each row.
             max_tokens: How many tokens to add at most.
             batch_size: Rows that are generated together, int above 0.
             tokens: How many tokens each step adds to a row, int above 0.
-            max_length: Tokens a row, prompt and answer together.
+            max_length: Tokens in a row, prompt and answer together.
 
         Yields:
             Lists with what is new of each row.

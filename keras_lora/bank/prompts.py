@@ -53,7 +53,7 @@ class Prompts:
 
     @property
     def length(self) -> int:
-        """Tokens a row, prompt and answer together."""
+        """Tokens in a row, prompt and answer together."""
         return int(self.tokens[self.part + IDS].shape[1])
 
     @property

@@ -117,7 +117,7 @@ class Switch:
 
 
 class Routed(keras.layers.Layer):
-    """Runs a base with one slot a row.
+    """Runs a base with a slot for each row.
 
     A gather reads some slot for any id, even one out of range: such rows are
     clamped on the way in and turned into NaN on the way out.

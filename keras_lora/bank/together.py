@@ -77,8 +77,8 @@ class TogetherBank(SpeakingBank):
 
         What adapters share is run once: the whole base for ladders
         (`SideConfig`) and for adapters that are a head alone, the blocks
-        before for adapters in the last ones. Adapters in the first blocks run
-        the base each. Outputs are as of `predict` with one adapter after
+        before for adapters in the last ones. Adapters in the first blocks
+        each run the base. Outputs are as of `predict` with one adapter after
         another.
 
         Args:

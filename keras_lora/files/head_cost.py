@@ -154,7 +154,7 @@ def makes_weights(entry: dict[str, Any]) -> bool:
 
 
 def lora_work(entry: dict[str, Any], weights: int) -> int:
-    """What Keras's own LoRA takes, once a call: its factors' product."""
+    """What Keras's own LoRA takes in each call: its factors' product."""
     rank = entry["config"].get("lora_rank") or 0
     if type(rank) is not int or rank < 0:
         raise Unclear(f"`lora_rank` is {rank!r}")

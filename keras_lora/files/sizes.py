@@ -100,7 +100,7 @@ def whole(config: Config, name: str, default: Any = None) -> int:
 def wholes(
     config: Config, name: str, count: int, default: Any = None
 ) -> list[int]:
-    """A setting that is a whole number above 0, or one an axis."""
+    """A setting that is a whole number above 0, or one for each axis."""
     value = config.get(name, default)
     found = value if isinstance(value, list | tuple) else [value] * count
     if len(found) != count:

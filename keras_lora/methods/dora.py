@@ -52,7 +52,7 @@ class DoRAConfig(LowRankConfig):
     ```
 
     References:
-        - [DoRA: Weight-DoRA Low-Rank Adaptation](
+        - [DoRA: Weight-Decomposed Low-Rank Adaptation](
           https://arxiv.org/abs/2402.09353)
     """
 
@@ -139,7 +139,7 @@ class DoRADense(DoRA, LoRADense):
     ```
 
     References:
-        - [DoRA: Weight-DoRA Low-Rank Adaptation](
+        - [DoRA: Weight-Decomposed Low-Rank Adaptation](
           https://arxiv.org/abs/2402.09353)
     """
 
@@ -176,7 +176,7 @@ class DoRAEinsumDense(DoRA, LoRAEinsumDense):
     ```
 
     References:
-        - [DoRA: Weight-DoRA Low-Rank Adaptation](
+        - [DoRA: Weight-Decomposed Low-Rank Adaptation](
           https://arxiv.org/abs/2402.09353)
     """
 

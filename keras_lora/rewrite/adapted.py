@@ -1,4 +1,4 @@
-"""What is known of an adapted model, found once a call."""
+"""What is known of an adapted model; each call finds it once."""
 
 from functools import cached_property
 from typing import Any

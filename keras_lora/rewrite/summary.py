@@ -84,9 +84,9 @@ def summary(model: Any) -> Summary:
         model: The adapted model, or one it is nested in.
 
     Returns:
-        A `Summary` to print: a row per adapted layer with its method, size and
-        number of adapter values, then the trainable count and share of the
-        whole model.
+        A `Summary` to print: a row for each adapted layer with its method, size
+        and number of adapter values, then the trainable count and share of
+        the whole model.
 
     Raises:
         ValueError: The model holds no adapter, several or a part of one.

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--cpus", type=float, default=1, help="with --ray: of a replica")
     add("--gpus", type=float, default=0, help="with --ray: of a replica")
-    add("--access-log", action="store_true", help="a line a request")
+    add("--access-log", action="store_true", help="one line for each request")
 
 
 def make_engine(options: argparse.Namespace, observe: Any) -> Any:

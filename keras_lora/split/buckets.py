@@ -119,7 +119,7 @@ class Buckets:
     _dtypes: list[Any] = field(default_factory=list)
 
     def append(self, rows: np.ndarray, arrays: list[np.ndarray]) -> None:
-        """Adds rows of equal shapes, one an entry of each array."""
+        """Adds rows of equal shapes: each array has one entry per row."""
         shapes = tuple(tuple(array.shape[1:]) for array in arrays)
         self._dtypes = self._dtypes or [array.dtype for array in arrays]
         if shapes not in self._parts:

@@ -20,7 +20,8 @@ class Layout:
     """How a row's arrays make up inputs, labels and weights.
 
     Attributes:
-        parts: Structures with an array's number at each place, one a part.
+        parts: Structures with an array's number at each place, one for each
+            part.
         padded: Whether zeros may be added to the second axis.
     """
 

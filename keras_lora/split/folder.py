@@ -1,7 +1,7 @@
 """Features in a folder: written under another name and renamed when whole.
 
-The folder has one `.npy` file an array and bucket, and a description. What is
-read is bounded by that description, and taken only where it is of the same
+The folder has a `.npy` file for each array and bucket, and a description. What
+is read is bounded by that description, and taken only where it is of the same
 weights and inputs.
 """
 

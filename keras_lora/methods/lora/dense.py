@@ -82,7 +82,7 @@ class LinearLoRA(LowRank):
         return y if self.bias is None else y - ops.cast(self.bias, "float32")
 
     def scaled(self, y: Any, by: Any) -> Any:
-        """`y` times one number a column of the kernel (out,)."""
+        """`y` times one number for each column of the kernel (out,)."""
         split = self._split()
         by = ops.reshape(by, split.shape_out)
         return y * by if split.plain else ops.einsum(split.scale, y, by)

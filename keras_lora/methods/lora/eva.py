@@ -31,7 +31,7 @@ class EVA(Initializer):
 
     Args:
         batches: Iterable of batches of the base's inputs, each as the base is
-            called with one. A few hundred rows are enough.
+            called with one.
         rho: Number of at least 1: no layer's rank grows by more than this
             factor. Layers may be left without any.
 
