@@ -30,6 +30,7 @@ COMMANDS = {
     "peft_loading": ["benchmarks.peft_loading"],
     "methods": ["benchmarks.methods", "--quick"],
     "computed_once": ["benchmarks.computed_once"],
+    "images": ["benchmarks.images"],
     "all_tasks": ["benchmarks.all_tasks"],
     "rematerialization": ["benchmarks.rematerialization"],
     "perplexity": ["benchmarks.perplexity"],

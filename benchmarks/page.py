@@ -16,6 +16,7 @@ from benchmarks.all_tasks_table import all_tasks
 from benchmarks.computed_once_table import computed_once
 from benchmarks.doors_table import doors, inference
 from benchmarks.generation_table import generation
+from benchmarks.images_table import images
 from benchmarks.language_table import language_memory, perplexity
 from benchmarks.markdown import spread, table, where
 from benchmarks.methods_table import tables
@@ -499,6 +500,7 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "app/adapters/results.json": tasks,
     "benchmarks/results/methods.json": methods,
     "benchmarks/results/computed_once.json": computed_once,
+    "benchmarks/results/images.json": images,
     "benchmarks/results/all_tasks.json": all_tasks,
     "benchmarks/results/rematerialization.json": rematerialization,
     "benchmarks/results/bank_on_tasks.json": bank_on_tasks,
