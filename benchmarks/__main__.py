@@ -31,6 +31,7 @@ COMMANDS = {
     "methods": ["benchmarks.methods", "--quick"],
     "hyper_parameters": ["benchmarks.hyper_parameters"],
     "computed_once": ["benchmarks.computed_once"],
+    "images": ["benchmarks.images"],
     "all_tasks": ["benchmarks.all_tasks"],
     "rematerialization": ["benchmarks.rematerialization"],
     "perplexity": ["benchmarks.perplexity"],

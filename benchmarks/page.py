@@ -17,6 +17,7 @@ from benchmarks.computed_once_table import computed_once
 from benchmarks.doors_table import doors, inference
 from benchmarks.generation_table import generation
 from benchmarks.hyper_parameters_table import hyper_parameters
+from benchmarks.images_table import images
 from benchmarks.language_table import language_memory, perplexity
 from benchmarks.markdown import spread, table, where
 from benchmarks.methods_table import tables
@@ -501,6 +502,7 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "benchmarks/results/methods.json": methods,
     "benchmarks/results/hyper_parameters.json": hyper_parameters,
     "benchmarks/results/computed_once.json": computed_once,
+    "benchmarks/results/images.json": images,
     "benchmarks/results/all_tasks.json": all_tasks,
     "benchmarks/results/rematerialization.json": rematerialization,
     "benchmarks/results/bank_on_tasks.json": bank_on_tasks,

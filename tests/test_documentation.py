@@ -10,7 +10,9 @@ from pathlib import Path
 import keras
 import pytest
 
+from app.images import data
 from keras_lora.methods import METHODS
+from tests.app.fashion import write_fashion
 from tests.models import hub
 
 ROOT = Path(__file__).parents[1]
@@ -18,7 +20,11 @@ PAGES = {
     str(page.relative_to(ROOT)): page
     for page in (ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")))
 }
-REAL_BASE = {"docs/how-to/language-models.md", "docs/tutorial.md"}
+REAL_BASE = {
+    "docs/how-to/images.md",
+    "docs/how-to/language-models.md",
+    "docs/tutorial.md",
+}
 NEEDS_KERAS_HUB = {
     "README.md",
     "docs/comparison.md",
@@ -26,10 +32,15 @@ NEEDS_KERAS_HUB = {
     "docs/how-to/presets.md",
     "docs/how-to/your-own-model.md",
 }
-MOST_STEPS = {"docs/how-to/language-models.md": 15, "docs/tutorial.md": 15}
+MOST_STEPS = {
+    "docs/how-to/images.md": 3,
+    "docs/how-to/language-models.md": 15,
+    "docs/tutorial.md": 15,
+}
 """Pages that train for minutes; a test stops each `fit` after some steps."""
 EXTRA = {"docs/how-to/language-models.md"}
 NOT_RUN = (
+    "apt install ",
     "curl ",
     "keras-lora serve ",
     "pip install ",
@@ -203,6 +214,14 @@ def few_steps(name, monkeypatch):
         )
 
 
+@pytest.fixture
+def fashion(name, tmp_path_factory, monkeypatch):
+    """Small files in the place of Debian's package, where that is missing."""
+    if name == "docs/how-to/images.md" and not data.FOLDER.is_dir():
+        folder = write_fashion(tmp_path_factory.mktemp("fashion"), 3000)
+        monkeypatch.setattr(data, "FOLDER", folder)
+
+
 def marks_of(name):
     """The README's example runs in every run; the other pages take longer."""
     if name in REAL_BASE:
@@ -220,7 +239,7 @@ def marks_of(name):
         if any(language in ("python", "sh") for language, _ in blocks(page))
     ],
 )
-def test_examples_run(name, folder, few_steps):
+def test_examples_run(name, folder, few_steps, fashion):
     if name in NEEDS_KERAS_HUB | REAL_BASE:
         hub()
     run_page(name, folder)

@@ -149,6 +149,16 @@ def test_no_targets_are_refused():
     injecting(model, config=LoRAConfig(targets=r".*nothing"))
 
 
+def test_all_linear_names_the_convolutions_where_there_is_nothing_else():
+    model = keras.Sequential(
+        [keras.Input((8, 8, 3)), layers.Conv2D(4, 3), layers.Conv2D(4, 1)]
+    )
+    names = "name `targets`. Available: conv2d, conv2d_1"
+    injecting(model, names)
+    with pytest.raises(ValueError, match=names):
+        keras_lora.find_targets(model)
+
+
 @pytest.mark.parametrize("targets", [[], ()])
 def test_an_empty_list_of_targets_is_refused(base, targets):
     with pytest.raises(ValueError, match="targets"):

@@ -29,6 +29,7 @@ ROOMS = {
     "app": (
         "__init__",
         "texts",
+        "images",
         "learn",
         "serve",
         "views",

