@@ -1,6 +1,10 @@
 """What the pages of results are made of."""
 
+from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).parents[1]
+ASSETS = ROOT / "docs/assets"
 
 
 def spread(values: list[float], digits: int = 2) -> str:

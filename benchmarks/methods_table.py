@@ -27,6 +27,30 @@ ORDER = (
 COMPARED = ("svd", "svd-minor", "eva", "rslora", "dora", "lora+")
 
 
+def methods(result: dict[str, Any]) -> str:
+    """Every method on two tasks."""
+    names = dict.fromkeys(run.split("/")[0] for run in result["runs"])
+    plans = "; ".join(
+        f"*{name}*: {result['plans'][name]['texts'] or 'all'} training texts, "
+        f"{result['plans'][name]['epochs']} epochs"
+        for name in names
+    )
+    versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
+    return "\n\n".join(
+        [
+            "## Methods",
+            "The same base, texts, epochs and head for all; the learning rate "
+            "of each is the one that does best in validation, at seed 0, among "
+            "up to five. "
+            f"{plans}. A mean is over as many seeds as the table says; `fit` "
+            "is the median, of one core each with two runs at a time. "
+            f"`python -m benchmarks.methods` on {result['machine']}; "
+            f"{versions}; backend {result['backend']}.",
+            tables(result["runs"]),
+        ]
+    )
+
+
 def tables(runs: Runs) -> str:
     """Accuracy, sizes and the steps that losses took, task by task.
 
