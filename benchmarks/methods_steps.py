@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.methods_runs import Runs, of_method
+from benchmarks.markdown import table
+from benchmarks.methods_runs import PLAIN, Runs, of_method
+from benchmarks.names import sentence, short_name, task_name
 
 COMPARED = ("svd", "svd-minor", "eva", "rslora", "dora", "lora+")
 
@@ -24,32 +26,23 @@ def steps_to(losses: list[float], goal: float) -> int | None:
 
 def steps_table(runs: Runs, plan: str, task: str) -> str:
     """Steps to plain LoRA's final loss, as a share of its steps."""
-    lines = [
-        f"**{task}** ({plan}): steps until the training loss, a mean of 8 "
-        "steps, is that at which plain LoRA ends, as a share of all steps; at "
-        "equal seeds, each method at the rate that is best for it or all at "
-        "one",
-        "",
-        f"| rate | seed | {' | '.join(COMPARED)} |",
-        f"|---|---|{'---|' * len(COMPARED)}",
-    ]
-    plain = of_method(runs, plan, task, "lora")
+    plain = of_method(runs, plan, task, PLAIN)
     if plain is None:
         return ""
     best = {
-        name: f"{found[0]:g}"
+        name: f"{found.rate:g}"
         for name in COMPARED
         if (found := of_method(runs, plan, task, name))
     }
-    lead = f"{plan}/{task}/lora/"
-    rows = [
-        ("each its best", f"{plain[0]:g}", seed, best)
-        for seed in range(len(plain[1]))
+    lead = f"{plan}/{task}/{PLAIN}/"
+    wanted = [
+        ("each its best", f"{plain.rate:g}", seed, best) for seed in plain.runs
     ]
     for run in sorted(run for run in runs if run.startswith(lead)):
         rate, seed = run.removeprefix(lead).split("/")
-        rows.append((rate, rate, int(seed), dict.fromkeys(COMPARED, rate)))
-    for label, rate, seed, of in rows:
+        wanted.append((rate, rate, int(seed), dict.fromkeys(COMPARED, rate)))
+    rows = []
+    for label, rate, seed, of in wanted:
         others = {
             name: runs.get(f"{plan}/{task}/{name}/{of[name]}/{seed}")
             for name in of
@@ -57,8 +50,9 @@ def steps_table(runs: Runs, plan: str, task: str) -> str:
         if any(others.values()):
             result = runs[f"{lead}{rate}/{seed}"]
             cells = [share_of_steps(others.get(n), result) for n in COMPARED]
-            lines.append(f"| {label} | {seed} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            rows.append([label, str(seed), *cells])
+    head = ["rate", "seed", *map(short_name, COMPARED)]
+    return f"**{sentence(task_name(task))}**\n\n{table(head, rows)}"
 
 
 def share_of_steps(other: Any, plain: Any) -> str:
@@ -66,4 +60,4 @@ def share_of_steps(other: Any, plain: Any) -> str:
     if other is None:
         return ""
     reached = steps_to(other["losses"], smooth(plain["losses"])[-1])
-    return f"{reached / len(plain['losses']):.2f}" if reached else "not reached"
+    return f"{reached / len(plain['losses']):.2f}" if reached else "never"
