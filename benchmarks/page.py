@@ -1,14 +1,18 @@
-"""Writes `docs/benchmarks.md` and its plots from the committed results.
+"""Writes the pages of results and their plots from the committed results.
 
     python -m benchmarks.page
 
-Every figure on the page comes from a JSON file in `benchmarks/results`.
+Every figure in them comes from a JSON file, most of them in
+`benchmarks/results`. A new section is one more line in `PAGES`.
 """
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from benchmarks import glance
 from benchmarks.all_tasks_table import all_tasks
 from benchmarks.computed_once_table import computed_once
 from benchmarks.doors_table import doors, inference
@@ -25,59 +29,149 @@ from benchmarks.step_table import rewriting, scaling, train_step
 from benchmarks.tasks_table import bank_on_tasks, tasks
 
 RESULTS = ROOT / "benchmarks/results"
-PAGE = ROOT / "docs/benchmarks.md"
-
-HEAD = """# Benchmarks
-
-Made by `python -m benchmarks.page` from the result files in
-`benchmarks/results`. Sides of a comparison take turns in one run, so that a
-noisy machine slows them alike; a ratio is the median of the rounds', with its
-quartiles in brackets. `python -m benchmarks` measures everything again.
-"""
+ADAPTERS = "app/adapters/results.json"
 
 
-SECTIONS: dict[str, Callable[[Any], str]] = {
-    "app/adapters/results.json": tasks,
-    "benchmarks/results/methods.json": methods,
-    "benchmarks/results/computed_once.json": computed_once,
-    "benchmarks/results/all_tasks.json": all_tasks,
-    "benchmarks/results/rematerialization.json": rematerialization,
-    "benchmarks/results/bank_on_tasks.json": bank_on_tasks,
-    "benchmarks/results/train_step.json": train_step,
-    "benchmarks/results/scaling.json": scaling,
-    "benchmarks/results/rewriting.json": rewriting,
-    "benchmarks/results/inference.json": inference,
-    "benchmarks/results/doors.json": doors,
-    "benchmarks/results/serving.json": serving,
-    "benchmarks/results/generation.json": generation,
-    "benchmarks/results/server.json": server,
-    "benchmarks/results/hostile_clients.json": hostile,
-    "benchmarks/results/peft_exchange.json": peft_exchange,
-    "benchmarks/results/peft_loading.json": peft_loading,
-    "benchmarks/results/perplexity.json": perplexity,
-    "benchmarks/results/language_memory.json": language_memory,
-    "benchmarks/results/soak.json": soak,
-    "benchmarks/results/two_sessions.json": two_sessions,
-    "benchmarks/results/leaks.json": leaks,
-    "benchmarks/results/fuzz.json": fuzz,
+@dataclass(frozen=True)
+class Group:
+    """Sections under one heading.
+
+    Attributes:
+        title: The heading.
+        sections: What makes each section, with the name of its result in
+            `benchmarks/results`, or the path of its file. A section without
+            its file is left out.
+    """
+
+    title: str
+    sections: tuple[tuple[str, Callable[[Any], str]], ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page in `docs`: what is on top, and groups of sections."""
+
+    head: str
+    groups: tuple[Group, ...]
+
+
+BENCHMARKS = Page(
+    """# Benchmarks
+
+What keras_lora costs and what it gains, measured on two CPU cores. The
+pictures come first, and all figures are in the tables below. A page of its
+own has [long runs and hostile inputs](robustness.md).
+
+The sides of a comparison take turns in one run, so that a noisy machine slows
+them alike. A figure with two in brackets is the median of the rounds with its
+quartiles, and a ratio is the median of the rounds' ratios. A line under each
+table's heading names the script that measured it, with the machine, versions
+and settings. `python -m benchmarks` measures everything again, and
+`python -m benchmarks.page` writes this page.""",
+    (
+        Group(
+            "At a glance",
+            (
+                ("methods", glance.accuracy),
+                ("computed_once", glance.once),
+                ("train_step", glance.step),
+                ("serving", glance.serving),
+            ),
+        ),
+        Group("Accuracy", ((ADAPTERS, tasks), ("methods", methods))),
+        Group(
+            "Training",
+            (
+                ("train_step", train_step),
+                ("scaling", scaling),
+                ("computed_once", computed_once),
+                ("rematerialization", rematerialization),
+            ),
+        ),
+        Group(
+            "Serving",
+            (
+                ("inference", inference),
+                ("serving", serving),
+                ("bank_on_tasks", bank_on_tasks),
+                ("all_tasks", all_tasks),
+                ("server", server),
+                ("two_sessions", two_sessions),
+            ),
+        ),
+        Group(
+            "Language models",
+            (
+                ("generation", generation),
+                ("perplexity", perplexity),
+                ("language_memory", language_memory),
+            ),
+        ),
+        Group(
+            "Models and files",
+            (
+                ("doors", doors),
+                ("rewriting", rewriting),
+                ("peft_exchange", peft_exchange),
+                ("peft_loading", peft_loading),
+            ),
+        ),
+    ),
+)
+ROBUSTNESS = Page(
+    """# Long runs and hostile inputs
+
+What came of running for long, of many threads at once, and of files and
+clients that mean harm. What is promised about them is in
+[Adapter files from strangers](explanation/safety.md). `python -m benchmarks`
+runs all of it again, and `python -m benchmarks.page` writes this page.""",
+    (
+        Group("Long runs", (("soak", soak), ("leaks", leaks))),
+        Group("Hostile inputs", (("fuzz", fuzz), ("hostile_clients", hostile))),
+    ),
+)
+PAGES = {
+    ROOT / "docs/benchmarks.md": BENCHMARKS,
+    ROOT / "docs/robustness.md": ROBUSTNESS,
 }
-"""Where each section's figures are; one without its file is left out."""
 
 
-def page() -> str:
-    """The whole page; plots are written on the way."""
-    parts = [HEAD.strip()]
-    for name, section in SECTIONS.items():
-        path = ROOT / name
-        if path.is_file():
-            parts.append(section(json.loads(path.read_text("utf-8"))))
+def written(page: Page) -> str:
+    """The text of a page; its plots are written on the way."""
+    parts = [page.head]
+    for group in page.groups:
+        found = [
+            section(json.loads(file.read_text("utf-8")))
+            for name, section in group.sections
+            if (file := file_of(name)).is_file()
+        ]
+        if any(found):
+            parts += [
+                f"## {group.title}",
+                *map(under_a_group, filter(None, found)),
+            ]
     return "\n\n".join(parts) + "\n"
 
 
+def file_of(name: str) -> Path:
+    """The file of a result."""
+    short = f"benchmarks/results/{name}.json"
+    return ROOT / (name if name.endswith(".json") else short)
+
+
+def under_a_group(section: str) -> str:
+    """A section whose headings are one level lower."""
+    return "\n".join(
+        f"#{line}" if line.startswith("## ") else line
+        for line in section.split("\n")
+    )
+
+
 def main() -> None:
-    """Writes the page."""
-    PAGE.write_text(page(), "utf-8")
-    print(f"wrote {PAGE}")
+    """Writes the pages."""
+    for path, page in PAGES.items():
+        path.write_text(written(page), "utf-8")
+        print(f"wrote {path.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

@@ -55,12 +55,12 @@ def peft_exchange(result: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             "## Adapters from PEFT and back",
-            "Tiny random checkpoints; adapters trained for a few steps in "
-            "torch with PEFT and loaded by `load_peft`, and trained here, "
-            "saved by `save_peft` and loaded by PEFT. The figures are the "
-            "largest difference of logits (of hidden states for encoders) "
-            "between the two; the adapters move them by 2 to 5. Bases may "
-            "differ by themselves; the first column says by how much.",
+            "On tiny random checkpoints, adapters are trained for a few steps "
+            "in torch with PEFT and loaded by `load_peft`; others are trained "
+            "here, saved by `save_peft` and loaded by PEFT. A figure is the "
+            "largest difference between the two, of logits or of an encoder's "
+            "hidden states. The adapters move them by 2 to 5. Bases may "
+            "differ by themselves, and the first column says by how much.",
             where(result, "python -m benchmarks.peft_exchange"),
             table(["family", "base alone", *columns], figures),
             "What loads of what PEFT can do, tried for each family:",
@@ -89,8 +89,9 @@ def peft_loading(result: dict[str, Any]) -> str:
         [
             "## Loading a PEFT folder",
             "A LoRA on all linear layers, as a PEFT folder and as a file with "
-            "the same content. A file's base is looked up by its fingerprint, "
-            "a folder's is taken as it is given.",
+            "the same content. A file's base is known by its fingerprint, "
+            "which takes time; a folder's base is taken as it is given. The "
+            "*ratio* is the folder's time over the file's.",
             where(result, "python -m benchmarks.peft_loading"),
             table(head, rows),
         ]

@@ -3,6 +3,7 @@
 from typing import Any
 
 from benchmarks.markdown import table
+from benchmarks.names import task_name
 
 
 def soak(results: list[dict[str, Any]]) -> str:
@@ -25,9 +26,11 @@ def soak(results: list[dict[str, Any]]) -> str:
     return "\n\n".join(
         [
             "## Threads",
-            "Callers with different adapters while others load, unload and "
-            "replace them (`python -m benchmarks.soak`). An error says that a "
-            "name is gone, or that a name in use was not unloaded.",
+            "Some threads call one bank with different adapters while others "
+            "load, unload and replace them (`python -m benchmarks.soak`). "
+            "*Mismatches* are rows that are not what the adapter gives alone. "
+            "*Errors* are those that such callers must expect: a name is gone, "
+            "or a name in use was not unloaded.",
             table(head, rows),
         ]
     )
@@ -41,7 +44,8 @@ def two_sessions(result: dict[str, Any]) -> str:
     )
     rows = [
         [
-            visitor["task"] + (" and trains" if visitor["trains"] else ""),
+            task_name(visitor["task"])
+            + (", and trains" if visitor["trains"] else ""),
             f"{visitor['answers']:,}",
             f"{visitor['wrong']:,}",
             *(
@@ -56,10 +60,11 @@ def two_sessions(result: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             "## The demo with two visitors",
-            f"For {result['seconds']:.0f} seconds both ask examples of their "
-            "own task, while one of them trains an adapter on a thousand "
-            f"texts. Server, training and both browsers share "
-            f"{result['cores']} cores; median and 95th percentile "
+            f"For {result['seconds']:.0f} seconds both ask for examples of "
+            "their own task, while one of them trains an adapter on a thousand "
+            "texts. Server, training and both browsers share "
+            f"{result['cores']} cores. *Prediction* is what the app says it "
+            "took. Figures are medians, with the 95th percentile in brackets "
             "(`python -m benchmarks.two_sessions`).",
             table(head, rows),
         ]
@@ -88,13 +93,15 @@ def fuzz(result: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             "## Hostile files",
-            "Files that were changed as an attacker or a disk would "
-            "(`python -m benchmarks.fuzz`); loaded / refused by each reader. "
-            f"{result['inputs']:,} inputs, {result['calls']:,} calls, "
-            f"{len(result['findings'])} that ended in anything else or changed "
-            f"a model or bank; slowest call {slowest[0]:.2f} s ({slowest[1]}). "
-            f"Memory {memory[0]:,} MB at the start, {memory[-1]:,} MB at the "
-            f"end, {peak:,} MB at most.",
+            "Adapter files that were changed as an attacker or a bad disk "
+            "would change them (`python -m benchmarks.fuzz`). A cell says how "
+            "many of a kind a reader loaded / refused. "
+            f"{result['inputs']:,} inputs made {result['calls']:,} calls; "
+            f"{len(result['findings'])} of them ended in anything else or "
+            "changed a model or bank. The slowest call took "
+            f"{slowest[0]:.2f} s ({slowest[1]}). Memory was "
+            f"{memory[0]:,} MB at the start, {memory[-1]:,} MB at the end and "
+            f"{peak:,} MB at most.",
             table(head, rows),
         ]
     )
@@ -118,8 +125,8 @@ def leaks(result: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             "## Loads and unloads",
-            f"One bank, {result['loads']:,} loads (`python -m "
-            "benchmarks.leaks`).",
+            f"One bank through {result['loads']:,} loads and unloads "
+            "(`python -m benchmarks.leaks`). What it holds must not grow.",
             table(["loads", *names.values()], rows),
         ]
     )

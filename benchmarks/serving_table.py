@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from benchmarks import plots
-from benchmarks.markdown import ASSETS, spread, table, where
+from benchmarks.markdown import spread, table, where
 
 
 def serving(result: dict[str, Any]) -> str:
@@ -26,15 +25,15 @@ def serving(result: dict[str, Any]) -> str:
     head += ["padding bytes"]
     parts = [
         "## Serving from a bank",
-        "All adapters are resident; in a mixed batch each row has its own. A "
-        "*switch* enters and leaves `using`, *load* reads and checks a file, "
-        "*bring in* writes an adapter into a slot.",
+        "All adapters are resident: each has a slot of its own. In a mixed "
+        "batch each row has its own adapter. A *switch* enters and leaves "
+        "`using`, *load* reads and checks a file, and *bring in* writes an "
+        "adapter into a slot. *Host bytes* and *slot bytes* are what an "
+        "adapter takes in memory and in its slot, over the bytes of its "
+        "tensors; *padding* is what of a slot it does not fill.",
         where(result, "python -m benchmarks.serving"),
-        "![Time of a mixed batch over the base's against the number of "
-        "adapters](assets/serving.svg)",
         table(head, rows),
     ]
-    plots.serving(result, ASSETS / "serving.svg")
     for row in result["adapters"].values():
         if "swapping" in row:
             parts.append(swapping(row["swapping"]))
@@ -66,15 +65,15 @@ def skewed(row: dict[str, Any]) -> str:
     beside = ""
     if "over_all_resident" in row:
         beside = (
-            f" That is {spread(row['over_all_resident'])} times what a bank "
-            "does in which all of them are resident."
+            f" It answers {spread(row['over_all_resident'])} times as many as "
+            "a bank in which all of them have a slot."
         )
     return (
         f"With {row['loaded']:,} adapters loaded over {row['capacity']} slots "
         "and a skewed choice of names (popularity falls as the rank to the "
-        f"power 1.2): {row['requests_a_second']:.0f} requests a second, "
-        f"{row['hit_rate']:.0%} of the adapters asked for were resident."
-        + beside
+        f"power 1.2), the bank answers {row['requests_a_second']:.0f} "
+        f"requests a second. {row['hit_rate']:.0%} of the adapters asked for "
+        "had a slot at that time: the *hit rate*." + beside
     )
 
 

@@ -22,11 +22,12 @@ def train_step(result: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             "## A training step",
-            "An encoder with random weights; adapters are on all linear "
-            "layers. `enable_lora` adapts the same layers with frozen biases. "
-            "The *activation floor* runs forward and takes the gradients of "
-            "all activations and of no kernel: no method that adapts early "
-            "layers can be faster.",
+            "An encoder with random weights. keras_lora has adapters on all "
+            "linear layers, and `enable_lora` adapts the same layers with "
+            "frozen biases. The *activation floor* runs forward and takes the "
+            "gradients of all activations and of no kernel: no method that "
+            "adapts early layers can be faster. *Frozen and head* trains the "
+            "head alone. *Trainable* are the weights that train.",
             where(result, "python -m benchmarks.train_step"),
             table(head, rows),
         ]
@@ -50,16 +51,21 @@ def scaling(result: dict[str, Any]) -> str:
                     " / ".join(f"{p:,.0f}" for p in peaks) if peaks[0] else "",
                 ]
             )
-    plots.scaling(result, ASSETS / "scaling.svg")
+    pictures = plots.scaling(result, ASSETS / "scaling.svg")
     head = ["varied", "keras_lora ms", "full ms", "ratio"]
     head += ["trainable", "peak MB: ours / full"]
     return "\n\n".join(
         [
             "## A step against rank, depth and width",
-            "One setting is varied around the others.",
+            "One setting is varied while the others stay as the next line "
+            "says. *Ratio* is keras_lora's time over full fine-tuning's.",
             where(result, "python -m benchmarks.scaling"),
-            "![Step time of keras_lora and of full fine-tuning against rank, "
-            "layers and width](assets/scaling.svg)",
+            " ".join(
+                "![Milliseconds of a step of keras_lora and of full "
+                f"fine-tuning, by {path.stem.removeprefix('scaling-')}]"
+                f"(assets/{path.name})"
+                for path in pictures
+            ),
             table(head, rows),
         ]
     )
@@ -84,9 +90,9 @@ def rewriting(result: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             "## Rewriting a model",
-            "A model of two layers, alone in its process and beside models "
+            "A model of two layers, alone in its process and beside others "
             "that were fitted. Compiled models that hold its layers find out "
-            "by themselves; looking for them among all objects of the process "
+            "by themselves. To look for them among all objects of the process "
             "would take what the last row says.",
             where(result, "python -m benchmarks.rewriting"),
             table(["what", "alone, ms", beside, "slowest of those"], rows),
