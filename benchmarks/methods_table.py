@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.markdown import table
+from benchmarks.markdown import SPACE, table
 from benchmarks.methods_runs import (
     ORDER,
     PLAIN,
@@ -137,7 +137,7 @@ def measured(runs: Runs, plan: str, task: str) -> str:
 def row(name: str, found: Found) -> list[str]:
     """A method's figures."""
     tests = found.tests
-    several = f" ({min(tests):.3f} to {max(tests):.3f})"
+    several = f" ({min(tests):.3f}{SPACE}to{SPACE}{max(tests):.3f})"
     size = found.runs[min(found.runs)].get("file bytes")
     return [
         method_name(name),

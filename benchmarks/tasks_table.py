@@ -28,8 +28,8 @@ def tasks(result: dict[str, Any]) -> str:
             "## The demo's tasks",
             "Accuracy on held-out texts of the adapters that come with the "
             "demo, beside two baselines: a logistic regression on word counts "
-            "(TF-IDF), and one on what the frozen base gives. *Trainable* are the weights that "
-            "train, with the head, and their share of all. "
+            "(TF-IDF), and one on what the frozen base gives. *Trainable* are "
+            "the weights that train, with the head, and their share of all. "
             f"One run each, by `python -m app.ship`; {made}.",
             table(head, rows),
         ]

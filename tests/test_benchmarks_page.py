@@ -37,7 +37,7 @@ def test_another_result_makes_another_page(tmp_path, monkeypatch):
     copy.write_text(json.dumps(found), "utf-8")
     monkeypatch.setattr(page, "ROOT", tmp_path)
     after = page.written(page.BENCHMARKS)
-    assert "0.12 (0.10 to 0.20)" in after and "0.12 (0.10" not in before
+    assert "0.12 (0.10\xa0to\xa00.20)" in after and "0.12 (0.10" not in before
     assert "takes 0.12 of the time of Keras's `enable_lora`" in after
     assert "## Serving" in before and "## Serving" not in after
 
