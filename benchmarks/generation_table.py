@@ -21,7 +21,7 @@ def generation(result: dict[str, Any]) -> str:
             "its time.",
             where(result, "python -m benchmarks.generation"),
             table(
-                ["base", "side", "ms", "tokens a second", "over the base"],
+                ["base", "side", "ms", "tokens per second", "over the base"],
                 [
                     [
                         kind,

@@ -19,7 +19,7 @@ def rematerialization(result: dict[str, Any]) -> str:
             )
         rows.append(cells)
     head = ["activations", "the steps' MB", "ratio", "the process's MB"]
-    head += ["ratio", "seconds a step", "ratio"]
+    head += ["ratio", "seconds per step", "ratio"]
     return "\n\n".join(
         [
             "## Rematerialized blocks",

@@ -4,7 +4,7 @@ from typing import Any
 
 from benchmarks.markdown import spread, table
 
-HEAD = ["requests a second", "p50 ms", "p99 ms", "refused", "wrong"]
+HEAD = ["requests per second", "p50 ms", "p99 ms", "refused", "wrong"]
 
 
 def server(result: dict[str, Any]) -> str:

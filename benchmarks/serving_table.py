@@ -72,7 +72,7 @@ def skewed(row: dict[str, Any]) -> str:
         f"With {row['loaded']:,} adapters loaded over {row['capacity']} slots "
         "and a skewed choice of names (popularity falls as the rank to the "
         f"power 1.2), the bank answers {row['requests_a_second']:.0f} "
-        f"requests a second. {row['hit_rate']:.0%} of the adapters asked for "
+        f"requests per second. {row['hit_rate']:.0%} of the adapters asked for "
         "had a slot at that time: the *hit rate*." + beside
     )
 
