@@ -20,7 +20,7 @@ from benchmarks.names import listed, method_name, sentence, task_name
 
 FULL, QUICK = "full", "quick"
 HEAD = ["method", "accuracy: mean (range)", "seeds", "`fit`, s"]
-HEAD += ["trained weights", "file, kB", "rate", "rates tried"]
+HEAD += ["trained weights", "file, kB", "rate (rates tried)"]
 
 
 def methods(result: dict[str, Any]) -> str:
@@ -146,8 +146,7 @@ def row(name: str, found: Found) -> list[str]:
         f"{found.seconds:,.0f}",
         f"{found.weights:,}",
         f"{size / 1e3:,.0f}" if size else "",
-        f"{found.rate:g}" if found.rate else "",
-        str(found.tried) if found.tried else "",
+        f"{found.rate:g} ({found.tried})" if found.rate else "",
     ]
 
 
