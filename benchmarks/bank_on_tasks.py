@@ -1,8 +1,9 @@
 """Trained adapters served together from one bank, against each by itself.
 
-Takes adapters that `python -m app.train TASK` saved. Their test texts are
-mixed into the same batches; each answer is compared with that of the task's
-own model, and the accuracy on each task's test texts with the single model's.
+Takes every task's adapter in a folder, as `python -m app.train TASK` and
+`python -m app.ship` save them. Their test texts are mixed into the same
+batches; each answer is compared with that of the task's own model, and the
+accuracy on each task's test texts with the single model's.
 
     python -m benchmarks.bank_on_tasks [--adapters adapters] [--json FILE]
 """
@@ -18,14 +19,12 @@ import keras_lora
 from app.learn.batches import predict_texts
 from app.predict import load_adapted
 from app.texts.base import Tokenizer, load_base
-from app.texts.tasks import get_task
+from app.texts.tasks import TASKS, get_task
 
-TASKS = (
-    "movie-sentiment",
-    "tweet-sentiment",
-    "product-sentiment",
-    "text-source",
-)
+
+def tasks_in(folder: Path) -> list[str]:
+    """The tasks of which a folder has an adapter."""
+    return [n for n in TASKS if (folder / f"{n}.safetensors").is_file()]
 
 
 def measure(folder: Path, names: tuple[str, ...], most: int) -> dict[str, Any]:
@@ -81,11 +80,14 @@ def main() -> None:
     """Runs the comparison as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--adapters", type=Path, default=Path("adapters"))
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS)
     parser.add_argument("--most", type=int, help="test texts of each task")
     parser.add_argument("--json", type=Path, help="also write the result here")
     options = parser.parse_args()
-    result = measure(options.adapters, tuple(options.tasks), options.most)
+    names = options.tasks or tasks_in(options.adapters)
+    if not names:
+        parser.error(f"no task's adapter in {options.adapters}")
+    result = measure(options.adapters, tuple(names), options.most)
     for name, row in result["tasks"].items():
         print(
             f"{name:18} {row['texts']:>5} texts, largest difference "

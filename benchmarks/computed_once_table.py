@@ -3,6 +3,7 @@
 from typing import Any
 
 from benchmarks.markdown import spread, table, where
+from benchmarks.names import task_name
 
 
 def computed_once(result: dict[str, Any]) -> str:
@@ -13,7 +14,7 @@ def computed_once(result: dict[str, Any]) -> str:
             cached = "features_mb" in row
             rows.append(
                 [
-                    f"{task}: {side}",
+                    f"{task_name(task)}: {side}",
                     spread(row["epoch_seconds"], 1),
                     spread(row["over_all"]) if cached else "",
                     f"{row['job_seconds'][1]:.0f}",
@@ -24,19 +25,23 @@ def computed_once(result: dict[str, Any]) -> str:
                     f"{row['trainable']:,}",
                 ]
             )
-    head = ["what trains", "epoch, s", "over all blocks'", "job, s"]
-    head += ["over all blocks'", "accuracy", "once, s", "features, MB"]
+    head = ["what trains", "epoch, s", "over the first row's", "job, s"]
+    head += ["over the first row's", "accuracy", "once, s", "features, MB"]
     head += ["trainable"]
     return "\n\n".join(
         [
             "## What is computed once",
-            "MiniLM with LoRA (rank 8) on all linear layers of all six "
-            "blocks; and, by `split` and `precompute` in float16, of the last "
-            "three or two, or with a ladder (`SideConfig`) beside all six. "
-            "*Epoch*: seconds from the second one on, the sides taking turns. "
-            "*Job*: from texts to file with all epochs, tracing and the pass "
-            "of the frozen part (*once*). Accuracy is on held-out texts: the "
-            "mean of the seeds, and their range.",
+            "The first row of a task trains LoRA on all linear layers of all "
+            "six blocks of MiniLM. The others train on features that `split` "
+            "and `precompute` keep in float16: LoRA in the last three or two "
+            "blocks, or a ladder (`SideConfig`) beside all six. An *epoch* is "
+            "one pass over the training texts, from the second on; the first "
+            "also traces. A *job* is all that is done from the texts to the "
+            "adapter's file: tracing, the one pass of the frozen part and all "
+            "epochs. *Once* is the time of that one pass, and *features* are "
+            "what it keeps. *Trainable* are the weights that train, with the "
+            "head. Accuracy is on held-out texts: the mean of the seeds, and "
+            "their range.",
             where(result, "python -m benchmarks.computed_once"),
             table(head, rows),
         ]

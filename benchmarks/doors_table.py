@@ -24,13 +24,14 @@ def doors(result: dict[str, Any]) -> str:
         head += [f"{side}, s", "over its floor"]
     return "\n\n".join(
         [
-            "## The doors",
-            "What it takes to `inject`, save, load (onto a base that is "
-            "adapted alike, and onto a plain one) and make a bank of a large "
-            "base. The floor of the first four is `hash`: BLAKE2b in one "
-            "thread over the base's values, which a fingerprint has to read. "
-            "That of a bank is the first prediction of a new model over the "
-            "base: one trace and one run.",
+            "## Attach, save and load",
+            "What it takes to `inject`, to save, to load and to make a bank of "
+            "a large base. *Alike* is a base that is adapted as the file is; "
+            "the next row is a plain one. Each is held against a floor, below "
+            "which it can hardly go. For the first four that is `hash`: a "
+            "fingerprint has to read all values of the base, and this is "
+            "BLAKE2b over them in one thread. For a bank it is the first "
+            "prediction of a new model over the base: one trace and one run.",
             where(result, "python -m benchmarks.doors"),
             table(head, rows),
         ]
@@ -50,8 +51,9 @@ def inference(result: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             "## Predictions of an adapted model",
-            "An encoder with random weights, plain and with adapters on all "
-            "linear layers, compiled; neither merged nor in a bank.",
+            "A compiled encoder with random weights, plain and with adapters "
+            "on all linear layers. The adapters are neither merged nor in a "
+            "bank.",
             where(result, "python -m benchmarks.inference"),
             table(["call", "base, ms", "adapted, ms", "ratio"], rows),
         ]

@@ -13,14 +13,15 @@ def generation(result: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             "## Generating with 8 adapters in one call",
-            "A GPT-2 of random weights adds 64 tokens to prompts of 16, for 8 "
-            "rows. The *base* is KerasHub's own `generate`, before the bank "
-            "was made. *One by one* is a call for each adapter, of one row, "
-            "on the same bank. The first call of each side, which compiles, "
-            "is not in its time.",
+            "A GPT-2 of random weights adds 64 tokens to each of 8 prompts of "
+            "16 tokens. The *base* is KerasHub's own `generate`, before the "
+            "bank was made. *Mixed* is one call with an adapter for each row. "
+            "*One by one* makes a call of one row for each adapter, on the "
+            "same bank. The first call of each side compiles and is not in "
+            "its time.",
             where(result, "python -m benchmarks.generation"),
             table(
-                ["base", "side", "ms", "tokens a second", "over the base"],
+                ["base", "side", "ms", "tokens per second", "over the base"],
                 [
                     [
                         kind,
@@ -59,8 +60,8 @@ def memory(found: dict[str, Any]) -> str:
     ]
     head = ["process", "weights MB", "peak MB", "above its start MB"]
     return (
-        "Peak memory of processes of their own, each after it has answered "
-        "for all 8 adapters; its start is what it took with Keras imported "
-        "and no model. The base of this table has 12 layers 768 wide.\n\n"
+        "Memory, on a base of 12 layers 768 wide. Each row is a process of "
+        "its own that has answered for all 8 adapters. *Above its start* is "
+        "its peak without what it took with Keras imported and no model.\n\n"
         + table([*head, "share of 8 models'"], rows)
     )

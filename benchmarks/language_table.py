@@ -30,13 +30,15 @@ def perplexity(result: dict[str, Any]) -> str:
             "## Perplexity",
             "A GPT-2 pretrained on texts of four sources, and an adapter for "
             "each source, as in [Train a language model]"
-            "(how-to/language-models.md). Perplexity is of the answers' "
-            "tokens in texts that were in no training; the lowest of a row is "
-            f"bold. {result['weights']:,} weights; the base took "
-            f"{seconds['base']:.0f} s, an adapter "
+            "(how-to/language-models.md). *Perplexity* says between how many "
+            "tokens, as it were, a model hesitates at each token: lower is "
+            "better. It is of the answers' tokens in texts that were in no "
+            "training; the lowest of a row is bold. The base has "
+            f"{result['weights']:,} weights and took {seconds['base']:.0f} s "
+            "to pretrain, at times beside other work. An adapter took "
             f"{min(list(seconds.values())[1:]):.0f} to "
-            f"{max(list(seconds.values())[1:]):.0f} s, at times beside other "
-            f"work; an adapter's file has {kilobytes:.0f} kB.",
+            f"{max(list(seconds.values())[1:]):.0f} s, and its file has "
+            f"{kilobytes:.0f} kB.",
             where(result, "python -m benchmarks.perplexity"),
             table(head, rows),
         ]
@@ -67,9 +69,10 @@ def language_memory(result: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             "## Memory of a language model",
-            "LoRA steps of a GPT-2 of random weights, each cell in a process "
-            "of its own: the process's peak, TensorFlow and Keras included. "
-            "Cells take turns; medians of the rounds.",
+            "LoRA steps of a GPT-2 of random weights, by rank and by the "
+            "length of the texts. A cell is the peak of a process of its own, "
+            "with TensorFlow and Keras: the median of the rounds, in which "
+            "the cells take turns.",
             where(result, "python -m benchmarks.language_memory"),
             "<!-- --8<-- [start:language-memory] -->",
             table(
@@ -77,7 +80,8 @@ def language_memory(result: dict[str, Any]) -> str:
                 [[str(rank), *peaks("plain", rank)] for rank in ranks],
             ),
             "<!-- --8<-- [end:language-memory] -->",
-            f"Rematerialized, at rank {usual}:",
+            f"With blocks or activations that are computed again on the way "
+            f"back, at rank {usual}:",
             "<!-- --8<-- [start:rematerialized] -->",
             table(
                 ["computed again", *head],

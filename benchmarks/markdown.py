@@ -1,17 +1,31 @@
 """What the pages of results are made of."""
 
+import re
+from pathlib import Path
 from typing import Any
+
+SPACE = "\N{NO-BREAK SPACE}"
+FIGURE = re.compile(r"$|\W*\d|never$|none$")
+"""What a cell of a column of figures begins with, where it holds anything."""
+ROOT = Path(__file__).parents[1]
+ASSETS = ROOT / "docs/assets"
 
 
 def spread(values: list[float], digits: int = 2) -> str:
-    """A median with its quartiles."""
+    """A median with its quartiles; the brackets stay on one line."""
     low, middle, high = (f"{value:.{digits}f}" for value in values)
-    return f"{middle} ({low} to {high})"
+    return f"{middle} ({low}{SPACE}to{SPACE}{high})"
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; all columns but the first are figures."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    """A Markdown table; columns of figures are aligned to the right."""
+    rules = [
+        "---:"
+        if number and all(FIGURE.match(row[number]) for row in rows)
+        else "---"
+        for number in range(len(head))
+    ]
+    lines = [head, rules, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -1,15 +1,17 @@
 """Every method on the real base and two real tasks: accuracy, size, time.
 
 Each run trains one method on one task and is written to the result file at
-once; what is there already is not run again. Each method has the learning
-rate that does best in validation (seed 0), which is looked for upwards and
-downwards in the method's list, and then three seeds at that rate.
+once; what is there already is not run again. A method is run with the first
+seed at several learning rates, then with two more seeds at the rate that does
+best in validation. The full plan tries three rates: the best of the quick plan
+and those beside it. The quick plan goes up and down in the method's list.
 
     python -m benchmarks.methods [--quick] [--minutes M] [--method NAME ...]
     python -m benchmarks.methods --table
 
 `--quick` trains on fewer texts; its runs are kept apart from the others.
-`--minutes` starts no run after so many.
+`--minutes` starts no run after so many. Runs come seed by seed, task by task,
+and the most wanted methods first.
 """
 
 import argparse
@@ -31,12 +33,12 @@ from app.texts.base import Tokenizer, load_base
 from app.texts.data import Split, Splits
 from app.texts.tasks import get_task
 from benchmarks.methods_list import FULL, METHODS, QUICK, Plan
-from benchmarks.methods_table import tables
+from benchmarks.methods_plan import key, next_run
+from benchmarks.methods_runs import TASKS
+from benchmarks.methods_table import methods
 from benchmarks.train_step import backend_version, machine
 
 RESULTS = Path(__file__).parent / "results" / "methods.json"
-TASKS = ("tweet-sentiment", "product-sentiment")
-SEEDS = (0, 1, 2)
 BATCH = 32
 WARM_UP = 0.1
 
@@ -163,56 +165,18 @@ def file_bytes(model: Any, name: str) -> int:
         return path.stat().st_size
 
 
-def tried_rates(
-    runs: dict[str, Any], plan: Plan, task: str, name: str
-) -> dict[float, float]:
-    """The accuracy in validation at each rate that was tried (seed 0)."""
-    found = {
-        rate: runs.get(key(plan, task, name, rate, SEEDS[0]))
-        for rate in METHODS[name].rates
-    }
-    return {rate: run["validation"] for rate, run in found.items() if run}
+def described(before: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """What the runs depend on besides the code.
 
-
-def next_rate(
-    runs: dict[str, Any], plan: Plan, task: str, name: str
-) -> float | None:
-    """A rate to try: two in the middle, then each beside the best so far."""
-    rates, tried = METHODS[name].rates, tried_rates(runs, plan, task, name)
-    wanted = rates[1:3]
-    if all(rate in tried for rate in wanted):
-        best = rates.index(max(tried, key=tried.__getitem__))
-        wanted = rates[max(0, best - 1) : best + 2]
-    return next((rate for rate in wanted if rate not in tried), None)
-
-
-def key(plan: Plan, task: str, name: str, rate: float, seed: int) -> str:
-    """What a run is called in the result file."""
-    return f"{plan.name}/{task}/{name}/{rate:g}/{seed}"
-
-
-def next_run(
-    runs: dict[str, Any], plan: Plan, names: list[str]
-) -> tuple[str, str, float, int] | None:
-    """The first run that is missing: rates first, then seeds, task by task."""
-    for task in TASKS:
-        for name in names:
-            rate = next_rate(runs, plan, task, name)
-            if rate is not None:
-                return task, name, rate, SEEDS[0]
-    for seed in SEEDS[1:]:
-        for task in TASKS:
-            for name in names:
-                tried = tried_rates(runs, plan, task, name)
-                rate = max(tried, key=tried.__getitem__)
-                if key(plan, task, name, rate, seed) not in runs:
-                    return task, name, rate, seed
-    return None
-
-
-def described() -> dict[str, Any]:
-    """What the runs depend on besides the code."""
+    Args:
+        before: What the file held so far.
+        plan: The plan of the newest run; those of the other may be of another
+            machine.
+    """
     backend = keras.backend.backend()
+    known = before.get("machines") or {
+        run.split("/")[0]: before["machine"] for run in before.get("runs", {})
+    }
     return {
         "versions": {
             "keras": keras.__version__,
@@ -220,15 +184,23 @@ def described() -> dict[str, Any]:
             "python": platform.python_version(),
         },
         "backend": backend,
-        "machine": machine(),
+        "machines": {**known, plan.name: machine()},
         "plans": {p.name: dataclasses.asdict(p) for p in (QUICK, FULL)},
     }
 
 
-def write(path: Path, runs: dict[str, Any]) -> None:
-    """Replaces the result file."""
+def read(path: Path) -> dict[str, Any]:
+    """What a result file holds; it may not be there yet."""
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+
+def write(path: Path, plan: Plan, runs: dict[str, Any]) -> None:
+    """Replaces the result file; runs that are there alone are taken over."""
+    before = read(path)
+    for name, run in before.get("runs", {}).items():
+        runs.setdefault(name, run)
     part = path.with_suffix(".part")
-    result = {**described(), "runs": runs}
+    result = {**described(before, plan), "runs": runs}
     part.write_text(json.dumps(result, indent=0, sort_keys=True) + "\n")
     part.replace(path)
 
@@ -241,13 +213,13 @@ def run_missing(options: argparse.Namespace, runs: dict[str, Any]) -> None:
         name = f"{plan.name}/{task}/frozen probe"
         if name not in runs:
             runs[name] = bench.probe(task)
-            write(options.json, runs)
+            write(options.json, plan, runs)
     while wanted := next_run(runs, plan, options.method):
         if time.perf_counter() - begun > 60 * options.minutes:
             break
         name = key(plan, *wanted)
         runs[name] = bench.run(*wanted)
-        write(options.json, runs)
+        write(options.json, plan, runs)
         test, seconds = runs[name]["test"], runs[name]["seconds"]
         print(f"{name}: test {test:.3f}, {seconds:.0f} s", flush=True)
 
@@ -256,15 +228,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--minutes", type=float, default=1e9)
-    parser.add_argument("--method", nargs="*", default=list(METHODS))
+    parser.add_argument(
+        "--method", nargs="*", default=list(METHODS), choices=METHODS
+    )
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--json", type=Path, default=RESULTS)
     options = parser.parse_args()
-    there = options.json.exists()
-    runs = json.loads(options.json.read_text())["runs"] if there else {}
     if not options.table:
-        run_missing(options, runs)
-    print(tables(runs))
+        run_missing(options, read(options.json).get("runs", {}))
+    print(methods(read(options.json)))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from keras_lora import (
     DoRAConfig,
     IA3Config,
     LoRAConfig,
+    SideConfig,
     lora_plus,
 )
 
@@ -46,8 +47,7 @@ class Method:
     Attributes:
         attach: Changes a base so that the right weights train; given the
             base and a few batches of training inputs.
-        rates: Learning rates to choose from, rising. The second and third
-            are tried first, then those beside the best so far.
+        rates: Learning rates to choose from, rising.
         optimizer: Makes the optimizer of a schedule.
         mode: How the base is quantized first, if it is.
         keeps_base: Whether the base can be used again.
@@ -66,13 +66,29 @@ def injecting(config: Any, **options: Any) -> Callable[[Any, Any], Any]:
 
 
 METHODS: dict[str, Method] = {
+    "lora": Method(injecting(LoRAConfig())),
     "full fine-tuning": Method(
         lambda base, batches: base,
         (2e-5, 5e-5, 1e-4, 2e-4, 4e-4),
         keeps_base=False,
     ),
-    "lora": Method(injecting(LoRAConfig())),
+    "houlsby": Method(
+        injecting(AdapterConfig(placement="houlsby")), BOTTLENECK_RATES
+    ),
+    "pfeiffer": Method(injecting(AdapterConfig()), BOTTLENECK_RATES),
+    "parallel": Method(
+        injecting(AdapterConfig(placement="parallel", scale=4.0)),
+        BOTTLENECK_RATES,
+    ),
+    "dora": Method(injecting(DoRAConfig())),
+    "ia3": Method(injecting(IA3Config()), (2e-3, 5e-3, 1e-2, 2e-2, 4e-2)),
+    "lora+": Method(
+        injecting(LoRAConfig()),
+        (1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3),
+        lambda rate: lora_plus(keras.optimizers.Adam(rate), 16),
+    ),
     "rslora": Method(injecting(LoRAConfig(scale="rslora"))),
+    "ladder": Method(injecting(SideConfig())),
     # Where factors start large, a step moves their product further.
     "svd": Method(injecting(LoRAConfig(init="svd")), LOW_RATES),
     "svd-minor": Method(injecting(LoRAConfig(init="svd-minor"))),
@@ -81,21 +97,6 @@ METHODS: dict[str, Method] = {
             base, LoRAConfig(init=EVA(batches, rho=2.0))
         ),
         LOW_RATES,
-    ),
-    "dora": Method(injecting(DoRAConfig())),
-    "lora+": Method(
-        injecting(LoRAConfig()),
-        (1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3),
-        lambda rate: lora_plus(keras.optimizers.Adam(rate), 16),
-    ),
-    "ia3": Method(injecting(IA3Config()), (2e-3, 5e-3, 1e-2, 2e-2, 4e-2)),
-    "pfeiffer": Method(injecting(AdapterConfig()), BOTTLENECK_RATES),
-    "houlsby": Method(
-        injecting(AdapterConfig(placement="houlsby")), BOTTLENECK_RATES
-    ),
-    "parallel": Method(
-        injecting(AdapterConfig(placement="parallel", scale=4.0)),
-        BOTTLENECK_RATES,
     ),
     "lora, last 2 blocks": Method(
         injecting(LoRAConfig(layers=slice(-2, None)))
@@ -107,3 +108,4 @@ METHODS: dict[str, Method] = {
         injecting(LoRAConfig()), mode="int4", keeps_base=False
     ),
 }
+"""The most wanted come first: a measurement may be cut."""

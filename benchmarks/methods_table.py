@@ -4,93 +4,172 @@ from typing import Any
 
 import numpy as np
 
-Runs = dict[str, Any]
-PROBE = "frozen probe"
-ORDER = (
+from benchmarks.markdown import SPACE, table
+from benchmarks.methods_runs import (
+    ORDER,
+    PLAIN,
     PROBE,
-    "full fine-tuning",
-    "lora",
-    "rslora",
-    "svd",
-    "svd-minor",
-    "eva",
-    "dora",
-    "lora+",
-    "ia3",
-    "pfeiffer",
-    "houlsby",
-    "parallel",
-    "lora, last 2 blocks",
-    "lora on int8",
-    "lora on int4",
+    SEEDS,
+    TASKS,
+    Found,
+    Runs,
+    of_plan,
 )
-COMPARED = ("svd", "svd-minor", "eva", "rslora", "dora", "lora+")
+from benchmarks.methods_steps import steps_table
+from benchmarks.names import listed, method_name, sentence, task_name
+
+FULL, QUICK = "full", "quick"
+HEAD = ["method", "accuracy: mean (range)", "seeds", "`fit`, s"]
+HEAD += ["trained weights", "file, kB", "rate (rates tried)"]
 
 
-def tables(runs: Runs) -> str:
-    """Accuracy, sizes and the steps that losses took, task by task.
+def methods(result: dict[str, Any]) -> str:
+    """Every method on two tasks: with all texts, then on a short budget."""
+    return joined(whole(result), short(result))
 
-    Args:
-        runs: Results by `plan/task/method/rate/seed`.
-    """
-    plans = dict.fromkeys(tuple(run.split("/")[:2]) for run in runs)
-    parts = [
-        table(runs, *plan)
-        for plan in plans
-        for table in (accuracy_table, sizes, verdict, steps_table)
-    ]
+
+def joined(*parts: str) -> str:
+    """The parts that there are, as paragraphs."""
     return "\n\n".join(part for part in parts if part)
 
 
-def of_method(
-    runs: Runs, plan: str, task: str, name: str
-) -> tuple[float, list[Any]] | None:
-    """A method's best rate in validation, and its runs at that rate."""
-    found: dict[float, dict[int, Any]] = {}
-    lead = f"{plan}/{task}/{name}/"
-    for run, result in runs.items():
-        if run.startswith(lead):
-            rate, seed = run.removeprefix(lead).split("/")
-            found.setdefault(float(rate), {})[int(seed)] = result
-    first = {rate: seeds[0] for rate, seeds in found.items() if 0 in seeds}
-    if not first:
-        return None
-    rate = max(sorted(first), key=lambda rate: first[rate]["validation"])
-    return rate, [found[rate][seed] for seed in sorted(found[rate])]
-
-
-def accuracy_table(runs: Runs, plan: str, task: str) -> str:
-    """Accuracy, size and time of each method on one task."""
-    lines = [
-        f"**{task}** ({plan})",
-        "",
-        "| method | rate | accuracy, mean (lowest to highest) | seeds | "
-        "trained weights | file | `fit` |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    probe = runs.get(f"{plan}/{task}/{PROBE}")
-    if probe:
-        lines.append(
-            f"| {PROBE} | | {probe['test']:.3f} | 1 | "
-            f"{probe['parameters']:,} | | {probe['seconds']:.0f} s |"
-        )
-    names = dict.fromkeys(
-        run.split("/")[2] for run in runs if run.startswith(f"{plan}/{task}/")
+def whole(result: dict[str, Any]) -> str:
+    """The table: all texts."""
+    runs = result["runs"]
+    return joined(
+        "## Methods",
+        "The base, its texts, the head, the epochs and the batches are the "
+        "same for every method. *Accuracy* is on held-out texts: the mean "
+        "of the seeds, and the lowest and highest of them. `fit` is the "
+        "median of its seconds. *Trained weights* include the head. "
+        "*File* is what has to be kept for the task: an adapter, or after "
+        "full fine-tuning the whole model. *Rate* is the learning rate "
+        "that did best in validation with the first seed, among as many "
+        "as the last column says. The *frozen probe* is a logistic "
+        "regression on what the base gives; nothing of the base trains. "
+        "PiSSA, MiLoRA and EVA are LoRA with another start.",
+        plan_of(result, FULL),
+        *(measured(runs, FULL, task) for task in TASKS),
+        missing(runs, FULL),
     )
-    for name in sorted(names, key=ORDER.index):
-        found = of_method(runs, plan, task, name)
-        if found is None:
-            continue
-        rate, results = found
-        tests = [result["test"] for result in results]
-        seconds = np.median([result["seconds"] for result in results])
-        lines.append(
-            f"| {name} | {rate:g} | {np.mean(tests):.3f} "
-            f"({min(tests):.3f} to {max(tests):.3f}) | {len(tests)} | "
-            f"{results[0]['parameters']:,} | "
-            f"{results[0]['file bytes'] / 1e3:,.0f} kB | {seconds:.0f} s |"
+
+
+def short(result: dict[str, Any]) -> str:
+    """The second table: what each method does in a few steps."""
+    runs = result["runs"]
+    losses = [run["losses"] for run in steps_of(runs, QUICK)]
+    if not losses:
+        return ""
+    below = [
+        name
+        for name in ORDER
+        if all(
+            name in found
+            and PROBE in found
+            and found[name].mean < found[PROBE].mean
+            for found in (of_plan(runs, QUICK, task) for task in TASKS)
         )
-    return "\n".join(lines)
+    ]
+    ends = (
+        f"{sentence(listed([method_name(name) for name in below]))} end below "
+        "the frozen probe on both tasks. "
+        if below
+        else ""
+    )
+    return joined(
+        "## Methods on a short budget",
+        f"The same with few texts: {len(losses[0])} steps. {ends}That "
+        "says how quickly each method starts, not where it ends.",
+        plan_of(result, QUICK),
+        *(measured(runs, QUICK, task) for task in TASKS),
+        missing(runs, QUICK),
+        "The next tables say how soon each method's training loss is as "
+        "low as the one with which plain LoRA ends, as a share of all "
+        "steps. The loss is a mean of 8 steps; seeds are compared with "
+        "equal seeds.",
+        *(steps_table(runs, QUICK, task) for task in TASKS),
+    )
+
+
+def steps_of(runs: Runs, plan: str) -> list[Any]:
+    """The runs of a plan that trained step by step."""
+    return [
+        run
+        for name, run in runs.items()
+        if name.startswith(f"{plan}/") and "losses" in run
+    ]
+
+
+def plan_of(result: dict[str, Any], plan: str) -> str:
+    """How much a plan trains, and where it was run."""
+    if not any(run.startswith(f"{plan}/") for run in result["runs"]):
+        return f"{amount(result, plan)}: not measured yet."
+    versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
+    machines = result.get("machines") or {plan: result["machine"]}
+    option = " --quick" if plan == QUICK else ""
+    return (
+        f"{amount(result, plan)}. "
+        f"`python -m benchmarks.methods{option}` on {machines[plan]}; "
+        f"{versions}; backend {result['backend']}."
+    )
+
+
+def amount(result: dict[str, Any], plan: str) -> str:
+    """How much a plan trains."""
+    known = result["plans"][plan]
+    texts = f"{known['texts']} texts" if known["texts"] else "All texts"
+    return f"{texts}, {known['epochs']} epochs"
+
+
+def measured(runs: Runs, plan: str, task: str) -> str:
+    """A task's table, and what can be said of it."""
+    found = of_plan(runs, plan, task)
+    if not found:
+        return ""
+    return joined(
+        f"**{sentence(task_name(task))}**",
+        table(HEAD, [row(name, one) for name, one in found.items()]),
+        sizes(runs, plan, task),
+        verdict(found),
+    )
+
+
+def row(name: str, found: Found) -> list[str]:
+    """A method's figures."""
+    tests = found.tests
+    several = f" ({min(tests):.3f}{SPACE}to{SPACE}{max(tests):.3f})"
+    size = found.runs[min(found.runs)].get("file bytes")
+    return [
+        method_name(name),
+        f"{found.mean:.3f}" + (several if len(tests) > 1 else ""),
+        str(len(tests)),
+        f"{found.seconds:,.0f}",
+        f"{found.weights:,}",
+        f"{size / 1e3:,.0f}" if size else "",
+        f"{found.rate:g} ({found.tried})" if found.rate else "",
+    ]
+
+
+def missing(runs: Runs, plan: str) -> str:
+    """What a plan has not measured yet."""
+    absent = {
+        task_name(task): [
+            method_name(name)
+            for name in ORDER
+            if name not in of_plan(runs, plan, task)
+        ]
+        for task in TASKS
+    }
+    if not any(absent.values()) or not any(
+        run.startswith(f"{plan}/") for run in runs
+    ):
+        return ""
+    if len(set(map(tuple, absent.values()))) == 1:
+        return f"Not measured yet: {listed(next(iter(absent.values())))}."
+    said = [
+        f"on {task}: {listed(names)}" for task, names in absent.items() if names
+    ]
+    return f"Not measured yet {'; '.join(said)}."
 
 
 def sizes(runs: Runs, plan: str, task: str) -> str:
@@ -101,103 +180,40 @@ def sizes(runs: Runs, plan: str, task: str) -> str:
         for run, result in runs.items()
         if run.startswith(lead) and "base bytes" in result
     }
-    if not found:
-        return ""
-    plain = next(iter(found.values()))[0]
     smaller = "".join(
-        f", {after:.1f} MB for *{name}*"
+        f", {after:.1f} MB for *{method_name(name)}*"
         for name, (before, after) in found.items()
         if after < before
     )
+    if not smaller:
+        return ""
+    plain = next(iter(found.values()))[0]
     return f"The base's weights take {plain:.1f} MB{smaller}."
 
 
-def smooth(losses: list[float]) -> Any:
-    """The mean of each step's loss and the seven before it."""
-    window = 8
-    total = np.cumsum([0.0, *losses])
-    return (total[window:] - total[:-window]) / window
-
-
-def steps_to(losses: list[float], goal: float) -> int | None:
-    """The first step at which the smoothed loss is at most a goal."""
-    reached = np.flatnonzero(smooth(losses) <= goal)
-    return int(reached[0]) + 8 if len(reached) else None
-
-
-def steps_table(runs: Runs, plan: str, task: str) -> str:
-    """Steps to plain LoRA's final loss, as a share of its steps."""
-    lines = [
-        f"**{task}** ({plan}): steps until the training loss, a mean of 8 "
-        "steps, is that at which plain LoRA ends, as a share of all steps; at "
-        "equal seeds, each method at the rate that is best for it or all at "
-        "one",
-        "",
-        f"| rate | seed | {' | '.join(COMPARED)} |",
-        f"|---|---|{'---|' * len(COMPARED)}",
-    ]
-    plain = of_method(runs, plan, task, "lora")
-    if plain is None:
-        return ""
-    best = {
-        name: f"{found[0]:g}"
-        for name in COMPARED
-        if (found := of_method(runs, plan, task, name))
-    }
-    lead = f"{plan}/{task}/lora/"
-    rows = [
-        ("each its best", f"{plain[0]:g}", seed, best)
-        for seed in range(len(plain[1]))
-    ]
-    for run in sorted(run for run in runs if run.startswith(lead)):
-        rate, seed = run.removeprefix(lead).split("/")
-        rows.append((rate, rate, int(seed), dict.fromkeys(COMPARED, rate)))
-    for label, rate, seed, of in rows:
-        others = {
-            name: runs.get(f"{plan}/{task}/{name}/{of[name]}/{seed}")
-            for name in of
-        }
-        if any(others.values()):
-            result = runs[f"{lead}{rate}/{seed}"]
-            cells = [share_of_steps(others.get(n), result) for n in COMPARED]
-            lines.append(f"| {label} | {seed} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def share_of_steps(other: Any, plain: Any) -> str:
-    """How soon a run had the loss with which another ended."""
-    if other is None:
-        return ""
-    reached = steps_to(other["losses"], smooth(plain["losses"])[-1])
-    return f"{reached / len(plain['losses']):.2f}" if reached else "not reached"
-
-
-def verdict(runs: Runs, plan: str, task: str) -> str:
+def verdict(found: dict[str, Found]) -> str:
     """Which methods did better than plain LoRA, by more than seeds differ."""
-    probe = runs.get(f"{plan}/{task}/{PROBE}")
-    found = {
-        name: [result["test"] for result in method[1]]
-        for name in ORDER
-        if (method := of_method(runs, plan, task, name))
+    whole = {
+        name: one.tests
+        for name, one in found.items()
+        if len(one.tests) == len(SEEDS)
     }
-    plain = found.pop("lora", None)
+    plain, probe = whole.pop(PLAIN, None), found.get(PROBE)
     if plain is None or probe is None:
         return ""
     said = {
         "above plain LoRA at every seed": [
-            name for name, tests in found.items() if min(tests) > max(plain)
+            name for name, tests in whole.items() if min(tests) > max(plain)
         ],
         "below it at every seed": [
-            name for name, tests in found.items() if max(tests) < min(plain)
+            name for name, tests in whole.items() if max(tests) < min(plain)
         ],
         "below the frozen probe on average": [
-            name
-            for name, tests in found.items()
-            if np.mean(tests) < probe["test"]
+            name for name, tests in whole.items() if np.mean(tests) < probe.mean
         ],
     }
     words = [
-        f"- {what}: {', '.join(f'*{name}*' for name in names) or 'none'}"
+        f"- {what}: {', '.join(map(method_name, names)) or 'none'}"
         for what, names in said.items()
     ]
-    return "\n".join([f"**{task}** ({plan}), on held-out texts:", "", *words])
+    return "\n".join(["Of those with three seeds:", "", *words])

@@ -19,16 +19,17 @@ def rematerialization(result: dict[str, Any]) -> str:
             )
         rows.append(cells)
     head = ["activations", "the steps' MB", "ratio", "the process's MB"]
-    head += ["ratio", "seconds a step", "ratio"]
+    head += ["ratio", "seconds per step", "ratio"]
     return "\n\n".join(
         [
             "## Rematerialized blocks",
-            "A LoRA step of an encoder with random weights. A block that "
-            "does not keep its activations keeps its inputs alone "
-            "(`keras.remat`) and is run once more on the way back. Each side "
-            "runs in processes of its own. *The process's* is its peak; *the "
-            "steps'* is what that is above the memory held before the first "
-            "step. The last block's activations are needed at once, so that "
+            "A LoRA step of an encoder with random weights. A block that does "
+            "not keep its activations keeps its inputs alone (`keras.remat`) "
+            "and is run once more on the way back. Each side runs in "
+            "processes of its own. *The process's* memory is its peak, and "
+            "*the steps'* is how far that is above what it held before the "
+            "first step. A *ratio* is to the row in which all blocks keep "
+            "theirs. The last block's activations are needed at once, so "
             "keeping them costs no memory.",
             where(result, "python -m benchmarks.rematerialization"),
             table(head, rows),

@@ -4,7 +4,7 @@ from typing import Any
 
 from benchmarks.markdown import spread, table
 
-HEAD = ["requests a second", "p50 ms", "p99 ms", "refused", "wrong"]
+HEAD = ["requests per second", "p50 ms", "p99 ms", "refused", "wrong"]
 
 
 def server(result: dict[str, Any]) -> str:
@@ -12,10 +12,13 @@ def server(result: dict[str, Any]) -> str:
     parts = [
         "## A server under load",
         "`keras-lora serve` on a BERT of two blocks 128 wide, with 16 adapters "
-        "of rank 8 and a head each; 32 clients in a closed loop on the same "
-        "machine, a row of 32 tokens a request. Each answer is compared with "
-        "that of the adapter alone. Clients, server and, where it is there, "
-        "Ray share the cores.",
+        "of rank 8 that have a head each. 32 clients on the same machine ask "
+        "for one row of 32 tokens at a time, and ask again as soon as they "
+        "are answered. Clients, server and Ray, where it is used, share the "
+        "cores. *p50* and *p99* are the times within which half and 99 % of "
+        "the requests were answered. *Refused* counts the answers of another "
+        "status than 200. *Wrong* counts the answers that are not those of "
+        "the adapter alone.",
         f"`python -m benchmarks.server` on {result['machine']}.",
     ]
     for case, section in SECTIONS.items():
@@ -62,8 +65,8 @@ def crowd(found: dict[str, Any]) -> str:
         for what in ("before", "500 clients", "after")
     ]
     return (
-        "A client that is told 429 asks again after a second, as "
-        "`Retry-After` says.\n\n"
+        "500 clients at once: one that is told 429 asks again after a second, "
+        "as `Retry-After` says.\n\n"
         + table(["500 clients at once", *HEAD, "MB"], rows)
     )
 
@@ -97,8 +100,8 @@ def end(found: dict[str, Any]) -> str:
     """SIGTERM."""
     return "\n\n".join(
         [
-            "SIGTERM after three seconds: what was taken is answered, what "
-            "comes later finds no server (0):",
+            "SIGTERM after three seconds: what the server had taken is "
+            "answered, and what comes later finds none (status 0):",
             table(["case", *HEAD], [row("SIGTERM", found)]),
             f"It ended with exit code {found['exit_code']}.",
         ]
@@ -124,9 +127,9 @@ def ray(found: dict[str, Any]) -> str:
     ]
     return "\n\n".join(
         [
-            "The same on Ray Serve, whose proxy, controller and replicas "
-            "share these cores with the clients: no verdict on Ray where it "
-            "has more.",
+            "The same on Ray Serve. Its proxy, controller and replicas share "
+            "these two cores with the clients, so this says nothing of Ray "
+            "on a larger machine. *Start* is the time until the first answer.",
             table(
                 ["replicas", *HEAD, "start s", "MB"],
                 rows + [[*other, "", ""] for other in others],
@@ -160,8 +163,10 @@ def hostile(result: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             "## A server that is attacked",
-            "One attack after the other; after each, a plain client must get "
-            "the right answer. Memory is above what it was before the first. "
+            "One attack after the other. *Got* is what the attacker was told, "
+            "*MB* is the memory above what it was before the first attack, and "
+            "*right after* says whether a plain client then got the right "
+            "answer. "
             f"`python -m benchmarks.hostile_clients` on {result['machine']}.",
             table(["attack", "got", "s", "MB", "right after"], rows),
             f"In the end it held {result['grown_mb']:,.0f} MB more, and had "
