@@ -31,10 +31,10 @@ def show_table() -> None:
             [
                 {
                     "adapter": served.title,
-                    "method": methods_label(served.info),
-                    "size": size_label(served.info),
-                    "parameters": served.info.parameters,
+                    "method": f"{methods_label(served.info)}, "
+                    + size_label(served.info),
                     "kB": round(served.info.bytes / 1e3),
+                    "parameters": served.info.parameters,
                     "layers": len(served.info.layers),
                     "labels": ", ".join(served.labels),
                 }

@@ -17,6 +17,7 @@ st.markdown(
 service = state.service()
 adapters = state.need_adapters()
 titles = {served.title: served for served in adapters.values()}
+TASK_WIDTH = 138  # pixels, so that a name is whole on a phone
 
 
 def first_rows() -> pd.DataFrame:
@@ -57,8 +58,8 @@ def show(rows: list[tuple[str, str]], mixed: Mixed) -> None:
             [
                 {
                     "task": title,
-                    **answer_cells(titles[title].labels, together, "one pass"),
-                    **answer_cells(titles[title].labels, apart, "alone"),
+                    "one pass": answer(titles[title].labels, together),
+                    "alone": answer(titles[title].labels, apart),
                     "text": text,
                 }
                 for (text, title), together, apart in zip(
@@ -68,19 +69,16 @@ def show(rows: list[tuple[str, str]], mixed: Mixed) -> None:
         ),
         hide_index=True,
         column_config={
+            "task": st.column_config.TextColumn(width=TASK_WIDTH),
             "text": st.column_config.TextColumn(width="medium"),
-            **{
-                f"{way} %": st.column_config.NumberColumn(format="%.1f")
-                for way in ("one pass", "alone")
-            },
         },
         alt="Answers of each row, in one pass and alone",
     )
 
 
-def answer_cells(labels: tuple[str, ...], values, way: str) -> dict:
+def answer(labels: tuple[str, ...], values) -> str:
     best = int(values.argmax())
-    return {way: labels[best], f"{way} %": 100 * float(values[best])}
+    return f"{labels[best]} {values[best]:.0%}"
 
 
 table = st.data_editor(
@@ -90,7 +88,7 @@ table = st.data_editor(
     key="rows-" + "-".join(adapters),
     column_config={
         "task": st.column_config.SelectboxColumn(
-            "task", options=list(titles), width="small"
+            "task", options=list(titles), width=TASK_WIDTH
         ),
         "text": st.column_config.TextColumn("text", width="large"),
     },

@@ -83,7 +83,7 @@ def show_answer(text: str) -> None:
         st.caption("With this task's adapter")
         show_shares(answer.probabilities)
     with right, st.container(border=True, height="stretch", key="frozen"):
-        st.caption("Without: a logistic regression on what the model gives")
+        st.caption("Without it, by logistic regression")
         if frozen is None:
             st.caption(
                 "No such regression belongs to this adapter: the bare model "
@@ -91,16 +91,32 @@ def show_answer(text: str) -> None:
             )
         else:
             show_shares(frozen)
+    if frozen is not None:
+        st.caption(
+            "Without the adapter, a logistic regression (a *linear probe*) "
+            "reads what the same model gives for the text."
+        )
     best = served.labels[int(answer.probabilities.argmax())]
     announce(f"{served.title}: {best}, {answer.probabilities.max():.0%}")
+    show_examples()
     correct(text, best)
     show_times(answer)
+
+
+def show_examples() -> None:
+    if served.examples:
+        st.pills(
+            "Other texts to try",
+            served.examples,
+            key=f"example-{name}",
+            on_change=take_example,
+        )
 
 
 def show_shares(values) -> None:
     best = int(values.argmax())
     label, share = served.labels[best], f"{values[best]:.1%}"
-    st.markdown(f"### {literal(label)}, {literal(share)}", anchors=False)
+    st.markdown(f"## {literal(label)}, {literal(share)}", anchors=False)
     st.altair_chart(
         charts.shares(served.labels, values), alt=f"{visible(label)}, {share}"
     )
@@ -209,13 +225,6 @@ def show_all(text: str) -> None:
     )
 
 
-if served.examples:
-    st.pills(
-        "Examples",
-        served.examples,
-        key=f"example-{name}",
-        on_change=take_example,
-    )
 start = served.examples[0] if served.examples else "It was a good day."
 st.session_state.setdefault("text", start)
 text = st.text_area("Text", key="text", height=90, persist_state="session")
@@ -223,8 +232,8 @@ try:
     check_text(text)
 except ValueError as error:
     state.show_problem(str(error), "This text cannot be answered")
+    show_examples()
 else:
-    st.header("This task", anchor=False)
     show_answer(text)
     show_accuracy()
     st.header("The same text, every task at once", anchor=False)

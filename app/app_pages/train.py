@@ -35,13 +35,10 @@ from app.views.literal import literal
 from app.views.run_views import forget, show_outcome, watch
 
 SAMPLE = Path(__file__).parents[1] / "sample.csv"
-PREVIEW = 5
-"""Rows of a CSV that are shown."""
-KEPT_TEXTS = 300
-"""Texts of a task that corrections are learned among."""
+PREVIEW = 5  # rows of a CSV that are shown
+KEPT_TEXTS = 300  # of a task, among which corrections are learned
 OWN = "Your own CSV"
-CORRECTED = "corrections:"
-"""What a source begins with that is an adapter's name."""
+CORRECTED = "corrections:"  # before an adapter's name, as a source
 SIZES = (100, 300, 1000, 3000)
 METHODS = {"lora": "LoRA", "bottleneck": "Bottleneck", "side": "Ladder"}
 TARGETS = {

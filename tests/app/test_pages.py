@@ -283,7 +283,7 @@ def test_the_adapters_page_lists_shows_and_checks():
     app = open_page("adapters")
     table = app.dataframe[0].value
     assert len(table) == len(SHIPPED)
-    assert set(table["size"]) == {"rank 4", "width 4"}
+    assert set(table["method"]) == {"LoRA, rank 4", "bottleneck, width 4"}
     fine(app.selectbox(key="shown").select("text-source").run())
     fine(app.button(key="check-text-source").click().run())
     found = metrics(app)
