@@ -6,6 +6,7 @@ import streamlit as st
 from app.serve.answers import Mixed
 from app.serve.limits import MAX_ROWS, row_problems
 from app.views import charts, state, words
+from app.views.literal import literal
 from app.views.page import announce
 from keras_lora.errors import raise_if
 
@@ -33,7 +34,7 @@ def first_rows() -> pd.DataFrame:
 
 def show(rows: list[tuple[str, str]], mixed: Mixed) -> None:
     headline = words.faster(mixed.together_ms, mixed.apart_ms)
-    st.header(headline, anchor=False)
+    st.header(literal(headline), anchor=False)
     announce(f"{len(rows)} rows answered. {headline}")
     with st.container(horizontal=True):
         st.metric("One pass", f"{mixed.together_ms:.0f} ms", border=True)

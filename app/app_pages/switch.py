@@ -9,7 +9,7 @@ from app.serve.served import Served
 from app.texts.base import MAX_TOKENS
 from app.texts.tasks import TASKS
 from app.views import charts, state, words
-from app.views.literal import literal
+from app.views.literal import literal, literal_table
 from app.views.page import announce
 
 service = state.service()
@@ -137,7 +137,7 @@ def correct(text: str, best: str) -> None:
     st.pills(
         "Is that wrong? Say what is right",
         wrong,
-        format_func=literal,
+        format_func=lambda label: literal(label),
         key=key,
         on_change=keep,
     )
@@ -186,9 +186,15 @@ def show_accuracy() -> None:
 
     others = results.get("baselines", {})
     st.caption(
-        f"On held-out texts this adapter is right in "
-        f"{said(results['accuracy'])}; "
-        + literal("; ".join(f"{k}: {said(v)}" for k, v in others.items()))
+        "On held-out texts this adapter is right in "
+        + literal(
+            "; ".join(
+                [
+                    said(results["accuracy"]),
+                    *(f"{k}: {said(v)}" for k, v in others.items()),
+                ]
+            )
+        )
         + f". File: {served.info.bytes / 1e3:,.0f} kB."
         + (
             " The first example was chosen as one on which they disagree."
@@ -203,16 +209,12 @@ def show_all(text: str) -> None:
     tasks = list(adapters.values())
     answers, milliseconds = service.answer_all(tasks, text)
     owner = owner_of(text)
-    rows = ["| Task | Answer | Sure |", "|---|---|--:|"]
-    for task, values in zip(tasks, answers, strict=True):
-        best = int(values.argmax())
-        cells = (literal(task.title), literal(task.labels[best]))
-        mark = "**" if task is owner else ""
-        rows.append(
-            f"| {mark}{cells[0]}{mark} | {mark}{cells[1]}{mark} | "
-            f"{values[best]:.0%} |"
-        )
-    st.markdown("\n".join(rows))
+    rows = [
+        (task.title, task.labels[int(values.argmax())], f"{values.max():.0%}")
+        for task, values in zip(tasks, answers, strict=True)
+    ]
+    marked = tasks.index(owner) if owner else -1
+    st.markdown(literal_table(("Task", "Answer", "Sure"), rows, marked))
     st.caption(
         f"{words.plural(len(tasks), 'answer')} in one pass of the model: "
         f"{milliseconds:.0f} ms. "

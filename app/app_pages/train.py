@@ -151,7 +151,7 @@ def read_own() -> tuple[str, tuple[str, ...], Splits] | None:
     left, right = st.columns(2, gap="medium")
     picked = [
         place.selectbox(
-            what,
+            literal(what),
             everyone,
             index=guess,
             format_func=title,
@@ -177,7 +177,7 @@ def read_own() -> tuple[str, tuple[str, ...], Splits] | None:
         f"{table.encoding} with {DELIMITERS[table.delimiter]}",
         *upload.told,
     ]
-    st.caption("; ".join(told) + ".")
+    st.caption(literal("; ".join(told)) + ".")
     splits = split_upload(upload.corpus, upload.classes)
     return shown_name(file.name), upload.classes, splits
 
@@ -190,7 +190,7 @@ def choose_settings() -> Settings | None:
         list(METHODS),
         default="lora",
         required=True,
-        format_func=METHODS.get,
+        format_func=lambda name: literal(METHODS[name]),
         key="method",
         persist_state="session",
     )

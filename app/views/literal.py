@@ -6,6 +6,7 @@ app's own source goes through `literal` on its way into one.
 """
 
 import re
+from collections.abc import Iterable, Sequence
 
 from app.serve.messages import visible
 
@@ -36,6 +37,18 @@ def literal_lines(text: str) -> str:
         f"- {literal(line[2:])}" if line.startswith("- ") else literal(line)
         for line in lines
     )
+
+
+def literal_table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], marked: int = -1
+) -> str:
+    """A Markdown table of such texts; one row of it may stand out."""
+    lines = ["| " + " | ".join(map(literal, head)) + " |", "|---" * len(head)]
+    for number, row in enumerate(rows):
+        mark = "**" if number == marked else ""
+        cells = [f"{mark}{literal(cell)}{mark}" for cell in row]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def file_name(title: str) -> str:

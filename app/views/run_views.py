@@ -119,7 +119,7 @@ def show_accuracy(run: Run, outcome: Outcome) -> None:
         all_of_them = len(run.job.corrections)
         st.markdown(
             f"Of your {words.plural(all_of_them, 'correction')} it now gives "
-            f"**{outcome.corrected} of {all_of_them}** the right label."
+            f"**{outcome.corrected:d} of {all_of_them:d}** the right label."
         )
     st.caption(
         f"{words.plural(count, 'text')} held out. 95% interval of this "

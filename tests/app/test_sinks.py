@@ -31,6 +31,7 @@ OPTIONS = {"pills", "radio", "segmented_control"}
 FIRST = {"metric": 2, "progress": 0}
 """How many of the first arguments are Markdown, where it is not one."""
 OWN = {"literal", "literal_lines", "duration", "difference", "text_of"}
+OWN |= {"literal_table", "faster", "interval", "number", "plural", "rightness"}
 """Functions whose results may be shown: literal text, and the app's own."""
 
 
