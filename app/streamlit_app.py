@@ -47,6 +47,8 @@ PAGES = (
     ),
 )
 
+# Before the pages are named: the browser would fetch the icon of one of them.
+st.set_page_config(page_icon=f"{ROOT}/app/icon.svg", layout="centered")
 page = st.navigation(
     [
         st.Page(
@@ -60,11 +62,7 @@ page = st.navigation(
     ],
     position="top",
 )
-st.set_page_config(
-    page_title=f"{page.title} · keras_lora",
-    page_icon=f"{ROOT}/app/icon.svg",
-    layout="centered",
-)
+st.set_page_config(page_title=f"{page.title} · keras_lora")
 st.html(STYLE)
 st.title(literal(page.title), anchor=False)
 if "keras" not in sys.modules:

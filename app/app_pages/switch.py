@@ -95,6 +95,12 @@ def show_answer(text: str) -> None:
         st.caption(
             "Without the adapter, a logistic regression (a *linear probe*) "
             "reads what the same model gives for the text."
+            + (
+                " This example was chosen as one on which the two disagree."
+                if text in served.examples[:1]
+                and frozen.argmax() != answer.probabilities.argmax()
+                else ""
+            )
         )
     best = served.labels[int(answer.probabilities.argmax())]
     announce(f"{served.title}: {best}, {answer.probabilities.max():.0%}")
@@ -196,11 +202,6 @@ def show_accuracy() -> None:
             )
         )
         + f". File: {served.info.bytes / 1e3:,.0f} kB."
-        + (
-            " The first example was chosen as one on which they disagree."
-            if others and served.examples
-            else ""
-        )
     )
 
 

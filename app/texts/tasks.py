@@ -20,8 +20,9 @@ class Task:
         labels: name of each class, in the order of the head's outputs.
         package: where its texts come from.
         read: the unpacked package to labelled texts.
-        examples: texts to try it on, found in no corpus; the first is one on
-            which the adapter is right and the frozen base's probe is not.
+        examples: texts to try it on, found in no corpus; where one was found,
+            the first is one on which the adapter is right and the probe on
+            the frozen base is not.
         epochs: passes over the training texts that suit its size.
     """
 

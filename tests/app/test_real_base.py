@@ -171,10 +171,13 @@ RIGHT = {
 
 def test_the_first_example_is_one_that_needs_the_adapter(pretrained, tokenizer):
     bank = keras_lora.AdapterBank(pretrained)
-    for served in read_shipped(FOLDER).tasks:
-        bank.load(served.name, served.file)
+    shipped = {served.name: served for served in read_shipped(FOLDER).tasks}
+    for name, label in RIGHT.items():
+        served = shipped[name]
+        bank.load(name, served.file)
         inputs = tokenizer([served.examples[0]])
-        adapted = bank.predict(inputs, adapter=served.name)
+        adapted = bank.predict(inputs, adapter=name)
         frozen = served.probe.probabilities(bank.predict(inputs, adapter=None))
-        right = served.labels.index(RIGHT[served.name])
-        assert adapted.argmax() == right != frozen.argmax(), served.name
+        right = served.labels.index(label)
+        assert adapted.argmax() == right != frozen.argmax(), name
+    bank.detach()

@@ -48,7 +48,7 @@ def page(page, tiny_demo):
 
 def shown(page, text):
     """The text is there, and nothing on the page came of one."""
-    page.get_by_text(text).first.wait_for()
+    page.get_by_text(text).filter(visible=True).first.wait_for()
     driving.idle(page)
     assert not page.evaluate(ACTING)
 
