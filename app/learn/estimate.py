@@ -8,12 +8,20 @@ from typing import Any
 
 from app.learn.training import Settings
 
-STEP_IN_FORWARDS = 2.3
+PADDED = 1.9
+"""How much longer a token of a task's texts takes than one of a full batch:
+batches are padded to their longest text."""
+
+STEP_IN_FORWARDS = 3.0
 """One training step of the adapter, in forward passes of its batch."""
 
-FIXED_IN_TRACES = 10.0
+FIXED_IN_TRACES = 34.0
 """A copy of the base, and tracing the training and the test step, in times of
 what the bank's first call takes, which traces the forward pass."""
+
+PROBE_IN_FORWARDS = 9.0
+"""What the baselines take for each training text, in its forward passes: the
+features, and a logistic regression at several strengths."""
 
 VALIDATION_TRACE = 0.3
 """Tracing the test step, in times of the first training step."""
@@ -91,9 +99,10 @@ class Speeds:
         """Before anything was trained: from the base's forward pass.
 
         Args:
-            forward: seconds a token.
+            forward: seconds a token of a full batch.
             trace: seconds that the bank's first call took.
         """
+        forward *= PADDED
         return cls(forward, STEP_IN_FORWARDS * forward, FIXED_IN_TRACES * trace)
 
 
@@ -142,7 +151,8 @@ def training_seconds(
         epochs: passes over the training texts.
     """
     step = epochs * train * speeds.step
-    forward = (epochs * held_out / 2 + train + 2 * held_out) * speeds.forward
+    passes = epochs * held_out / 2 + PROBE_IN_FORWARDS * train + 2 * held_out
+    forward = passes * speeds.forward
     return speeds.fixed + (step + forward) * tokens
 
 
@@ -162,7 +172,7 @@ def measured_speeds(
     if warm is None:
         return before
     step = warm / (tokens * texts)
-    forward = min(before.forward, step / 2)
+    forward = min(before.forward, step / STEP_IN_FORWARDS)
     known = warm * len(pace.steps)
     known += min(pace.validations, default=0.0) * len(pace.validations)
     return Speeds(forward, step, max(0.0, whole - known))
