@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=2000)
     parser.add_argument("--validation", type=int, default=1000)
     parser.add_argument("--test", type=int, default=2000)
-    parser.add_argument("--pixels", type=int, default=96)
+    parser.add_argument("--pixels", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--minutes", type=float, default=1e9)

@@ -39,10 +39,7 @@ class Side:
 
 
 SIDES: dict[str, Side] = {
-    "full fine-tuning": Side((1e-4, 3e-4, 1e-3)),
-    "full fine-tuning, statistics kept": Side(
-        (1e-4, 3e-4, 1e-3), training=False
-    ),
+    "full fine-tuning": Side((1e-4, 3e-4, 1e-3), training=False),
     "LoRA": Side((1e-3, 3e-3, 1e-2), LoRAConfig(targets=POINTWISE)),
     "LoRA, last 4 blocks": Side(
         (1e-3, 3e-3, 1e-2), LoRAConfig(targets=LAST_BLOCKS), once=True
@@ -51,6 +48,7 @@ SIDES: dict[str, Side] = {
         (1e-3, 3e-3, 1e-2),
         AdapterConfig(bottleneck=16, targets=r"block\d+_output"),
     ),
+    "full fine-tuning, BatchNorm trains": Side((1e-4, 3e-4, 1e-3)),
 }
 
 

@@ -72,11 +72,11 @@ def images(result: dict[str, Any]) -> str:
             f"{settings['test']:,} of its test images. LoRA (rank 8) is on "
             "the pointwise convolutions, of all blocks or, by `split` and "
             "`precompute`, of the last four; bottlenecks (16 wide) are on the "
-            "output of each block. *Statistics kept*: the norms use the "
-            "pretrained mean and variance in training too. The rate is the "
-            "best of three in validation, at seed 0. `fit` is with tracing "
-            "and what is computed once, for the probe with its features; "
-            "medians of the seeds.",
+            "output of each block. In all rows but that of *BatchNorm trains* "
+            "the norms use the pretrained mean and variance in training too. "
+            "The rate is the best of three in validation, at seed 0. `fit` is "
+            "with tracing and what is computed once, for the probe with its "
+            "features; medians of the seeds.",
             where(result, "python -m benchmarks.images"),
             "<!-- --8<-- [start:images] -->",
             table(head, [row_of(runs, name) for name in names]),
