@@ -91,6 +91,8 @@ def main() -> None:
             result = {
                 "speeds": vars(service.speeds),
                 "runs": rows,
+                "backend": keras.backend.backend(),
+                "settings": {"batch": Settings().batch_size},
                 "machine": machine(),
                 "versions": {
                     "keras": keras.__version__,

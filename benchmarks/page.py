@@ -16,6 +16,7 @@ from benchmarks import glance
 from benchmarks.all_tasks_table import all_tasks
 from benchmarks.computed_once_table import computed_once
 from benchmarks.doors_table import doors, inference
+from benchmarks.estimates_table import estimates
 from benchmarks.generation_table import generation
 from benchmarks.hyper_parameters_table import hyper_parameters
 from benchmarks.images_table import images
@@ -107,6 +108,7 @@ and settings. `python -m benchmarks` measures everything again, and
                 ("all_tasks", all_tasks),
                 ("server", server),
                 ("two_sessions", two_sessions),
+                ("estimates", estimates),
             ),
         ),
         Group(
