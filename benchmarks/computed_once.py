@@ -10,7 +10,6 @@ run of a task and a seed that FILE holds already is not run again.
 import argparse
 import dataclasses
 import json
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -26,7 +25,7 @@ from app.texts.base import Tokenizer, load_base
 from app.texts.data import Split, Splits
 from app.texts.tasks import get_task
 from benchmarks.computed_once_table import computed_once
-from benchmarks.train_step import backend_version, machine
+from benchmarks.train_step import machine, versions
 
 TASKS = ("tweet-sentiment", "product-sentiment", "movie-sentiment")
 ALL = "LoRA, all blocks"
@@ -197,11 +196,7 @@ def main() -> None:
     options = parser.parse_args()
     tokenizer = Tokenizer()
     about: dict[str, Any] = {
-        "versions": {
-            "keras": keras.__version__,
-            keras.backend.backend(): backend_version(),
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
         "backend": keras.backend.backend(),
         "machine": machine(),
         "settings": {

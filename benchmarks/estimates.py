@@ -12,7 +12,6 @@ Nothing else must run meanwhile.
 
 import argparse
 import json
-import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from app.serve.job import Job
 from app.serve.service import REAL, Service
 from app.serve.trainer import Trainer, smaller
 from app.texts.tasks import get_task
-from benchmarks.train_step import backend_version, machine
+from benchmarks.train_step import machine, versions
 
 RUNS = (
     ("tweet-sentiment", "lora", 100, 2),
@@ -94,11 +93,7 @@ def main() -> None:
                 "backend": keras.backend.backend(),
                 "settings": {"batch": Settings().batch_size},
                 "machine": machine(),
-                "versions": {
-                    "keras": keras.__version__,
-                    keras.backend.backend(): backend_version(),
-                    "python": platform.python_version(),
-                },
+                "versions": versions(),
             }
             options.json.write_text(json.dumps(result, indent=1) + "\n")
 

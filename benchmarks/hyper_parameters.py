@@ -18,7 +18,6 @@ import argparse
 import dataclasses
 import fcntl
 import json
-import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ from benchmarks.hyper_parameters_table import (
     best_variant,
     hyper_parameters,
 )
-from benchmarks.train_step import backend_version, machine
+from benchmarks.train_step import machine, versions
 
 RESULTS = Path(__file__).parent / "results" / "hyper_parameters.json"
 TASKS = (
@@ -166,11 +165,7 @@ def described(options: argparse.Namespace) -> dict[str, Any]:
     backend = keras.backend.backend()
     train, validation, held_out = options.texts
     return {
-        "versions": {
-            "keras": keras.__version__,
-            backend: backend_version(),
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
         "backend": backend,
         "machine": machine(),
         "settings": {

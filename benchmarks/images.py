@@ -14,7 +14,6 @@ not run again.
 import argparse
 import hashlib
 import json
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -28,7 +27,7 @@ from app.images.base import load_base
 from app.images.data import LABELS, load_fashion, pictures
 from benchmarks.images_sides import PROBE, SIDES, Part, attach, probe, train
 from benchmarks.images_table import best_rate, images, key
-from benchmarks.train_step import backend_version, machine
+from benchmarks.train_step import machine, versions
 
 RESULTS = Path(__file__).parent / "results" / "images.json"
 SEEDS = (0, 1, 2)
@@ -144,11 +143,7 @@ def described(options: argparse.Namespace) -> dict[str, Any]:
     """What the runs depend on besides the code."""
     backend = keras.backend.backend()
     return {
-        "versions": {
-            "keras": keras.__version__,
-            backend: backend_version(),
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
         "backend": backend,
         "machine": machine(),
         "settings": {name: getattr(options, name) for name in COUNTED},

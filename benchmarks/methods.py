@@ -17,7 +17,6 @@ and the most wanted methods first.
 import argparse
 import dataclasses
 import json
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -36,7 +35,7 @@ from benchmarks.methods_list import FULL, METHODS, QUICK, Plan
 from benchmarks.methods_plan import key, next_run
 from benchmarks.methods_runs import TASKS
 from benchmarks.methods_table import methods
-from benchmarks.train_step import backend_version, machine
+from benchmarks.train_step import machine, versions
 
 RESULTS = Path(__file__).parent / "results" / "methods.json"
 BATCH = 32
@@ -178,11 +177,7 @@ def described(before: dict[str, Any], plan: Plan) -> dict[str, Any]:
         run.split("/")[0]: before["machine"] for run in before.get("runs", {})
     }
     return {
-        "versions": {
-            "keras": keras.__version__,
-            backend: backend_version(),
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
         "backend": backend,
         "machines": {**known, plan.name: machine()},
         "plans": {p.name: dataclasses.asdict(p) for p in (QUICK, FULL)},

@@ -174,11 +174,7 @@ def describe(
     return {
         "settings": {name: getattr(options, name) for name in names},
         "backend": keras.backend.backend(),
-        "versions": {
-            "keras": keras.__version__,
-            keras.backend.backend(): backend_version(),
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
         "machine": machine(),
     }
 
@@ -188,6 +184,15 @@ def machine() -> str:
     cores = f"{platform.machine()}, {os.cpu_count()} cores"
     threads = os.environ.get("TF_NUM_INTRAOP_THREADS")
     return f"{cores}, {threads} of them used" if threads else cores
+
+
+def versions() -> dict[str, str]:
+    """Of Keras, its backend and Python."""
+    return {
+        "keras": keras.__version__,
+        keras.backend.backend(): backend_version(),
+        "python": platform.python_version(),
+    }
 
 
 def backend_version() -> str:
