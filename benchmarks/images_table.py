@@ -1,11 +1,21 @@
 """The table of adapters on a vision base."""
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
 from benchmarks.computed_once_table import of_seeds
 from benchmarks.markdown import table, where
+
+WANTED = (
+    "frozen probe",
+    "full fine-tuning",
+    "LoRA",
+    "LoRA, last 4 blocks",
+    "bottlenecks",
+    "full fine-tuning, BatchNorm trains",
+)
 
 
 def key(name: str, rate: float, seed: int) -> str:
@@ -80,10 +90,17 @@ def images(result: dict[str, Any]) -> str:
             where(result, "python -m benchmarks.images"),
             "<!-- --8<-- [start:images] -->",
             table(head, [row_of(runs, name) for name in names]),
+            *missing(names),
             "<!-- --8<-- [end:images] -->",
             moved(runs),
         ]
     )
+
+
+def missing(names: Collection[str]) -> list[str]:
+    """Says which sides have no run, if any."""
+    left = [f"*{name}*" for name in WANTED if name not in names]
+    return [f"Not measured yet: {', '.join(left)}."] if left else []
 
 
 def moved(runs: dict[str, Any]) -> str:
