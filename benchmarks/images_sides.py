@@ -27,19 +27,19 @@ class Side:
     Attributes:
         rates: Learning rates to choose from.
         config: What is attached; None where the base itself trains.
-        training: How the base's norms are called: None as Keras does by
-            itself, False with the statistics that they have.
+        norms: Whether the base's norms train, their mean and variance
+            included. Those of a base with adapters never do.
         once: Whether what comes before the first adapter is computed once.
     """
 
     rates: tuple[float, ...]
     config: Any = None
-    training: bool | None = None
+    norms: bool = False
     once: bool = False
 
 
 SIDES: dict[str, Side] = {
-    "full fine-tuning": Side((1e-4, 3e-4, 1e-3), training=False),
+    "full fine-tuning": Side((1e-4, 3e-4, 1e-3)),
     "LoRA": Side((1e-3, 3e-3, 1e-2), LoRAConfig(targets=POINTWISE)),
     "LoRA, last 4 blocks": Side(
         (1e-3, 3e-3, 1e-2), LoRAConfig(targets=LAST_BLOCKS), once=True
@@ -48,7 +48,7 @@ SIDES: dict[str, Side] = {
         (1e-3, 3e-3, 1e-2),
         AdapterConfig(bottleneck=16, targets=r"block\d+_output"),
     ),
-    "full fine-tuning, BatchNorm trains": Side((1e-4, 3e-4, 1e-3)),
+    "full fine-tuning, BatchNorm trains": Side((1e-4, 3e-4, 1e-3), norms=True),
 }
 
 
@@ -87,9 +87,13 @@ def attach(base: Any, side: Side, classes: int) -> Any:
     """The base with a side's adapters and a new head."""
     if side.config is not None:
         keras_lora.inject(base, side.config)
+    elif not side.norms:
+        # `base(x, training=False)` would not do: `fit` overrides it.
+        for layer in base.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False
     head = keras.layers.Dense(classes, name="head")
-    features = base(base.input, training=side.training)
-    return keras.Model(base.input, head(features))
+    return keras.Model(base.input, head(base(base.input)))
 
 
 def schedule(rate: float, steps: int) -> Any:

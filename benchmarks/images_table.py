@@ -83,7 +83,8 @@ def images(result: dict[str, Any]) -> str:
             "the pointwise convolutions, of all blocks or, by `split` and "
             "`precompute`, of the last four; bottlenecks (16 wide) are on the "
             "output of each block. In all rows but that of *BatchNorm trains* "
-            "the norms use the pretrained mean and variance in training too. "
+            "the norms keep their weights, and use the pretrained mean and "
+            "variance in training too. "
             "The rate is the best of three in validation, at seed 0. `fit` is "
             "with tracing and what is computed once, for the probe with its "
             "features; medians of the seeds.",
