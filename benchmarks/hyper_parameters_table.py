@@ -32,7 +32,7 @@ def hyper_parameters(result: dict[str, Any]) -> str:
             verdict(runs, tasks),
             best_table(runs, tasks),
             "<!-- --8<-- [end:sweep] -->",
-            "Held-out accuracy of every setting, seed 0:",
+            "Accuracy of every setting on the validation texts, seed 0, %:",
             every_table(runs, tasks),
         ]
     )
@@ -130,7 +130,7 @@ def every_table(runs: Runs, tasks: list[str]) -> str:
         [
             variant,
             *(
-                f"{100 * run['held out']:.1f}" if run else ""
+                f"{100 * run['validation']:.1f}" if run else ""
                 for run in (runs.get(f"{t}/{variant}/0") for t in tasks)
             ),
         ]

@@ -7,7 +7,12 @@ pytest.importorskip("keras_hub")
 pytest.importorskip("sklearn")
 
 from app.texts.data import Split, Splits  # noqa: E402
-from benchmarks.hyper_parameters import VARIANTS, few_texts, next_run  # noqa: E402
+from benchmarks.hyper_parameters import (  # noqa: E402
+    VARIANTS,
+    few_texts,
+    next_run,
+    to_beat,
+)
 from benchmarks.hyper_parameters_table import (  # noqa: E402
     DEFAULTS,
     best_variant,
@@ -82,6 +87,17 @@ def test_the_best_is_chosen_by_validation_and_compared_on_the_same_texts():
     assert "within a point of the best on 1 of 1 tasks" in page
     assert "| 96.0 ± 2.0 | learning rate 0.001 |" in page
     assert "| +1.0 ± 1.0 | 1 | 100 |" in page
+
+
+def test_settings_that_lose_in_validation_do_not_see_the_held_out_texts():
+    runs = {
+        f"a/{DEFAULTS}/0": run(0.90, []),
+        "a/rank 2/0": run(0.95, []),
+        f"b/{DEFAULTS}/0": run(0.99, []),
+    }
+    assert to_beat(runs, "a", HALF, 0) == 0.95
+    assert to_beat(runs, "a", HALF, 1) == 0
+    assert to_beat(runs, "a", DEFAULTS, 0) == 0
 
 
 def test_equals_leave_the_defaults():
