@@ -70,7 +70,8 @@ def row_of(runs: dict[str, Any], name: str) -> list[str]:
 def images(result: dict[str, Any]) -> str:
     """Adapters on convolutions against a probe and full fine-tuning."""
     runs, settings = result["runs"], result["settings"]
-    names = dict.fromkeys(run.split("/")[0] for run in runs)
+    found = {run.split("/")[0] for run in runs}
+    names = [name for name in WANTED if name in found]
     head = ["what trains", "rate", "accuracy", "trained weights", "file, kB"]
     head += ["`fit`, s", "later epochs, s"]
     return "\n\n".join(
