@@ -180,10 +180,16 @@ def describe(
 
 
 def machine() -> str:
-    """What the benchmark runs on, and how much of it TensorFlow was given."""
-    cores = f"{platform.machine()}, {os.cpu_count()} cores"
-    threads = os.environ.get("TF_NUM_INTRAOP_THREADS")
-    return f"{cores}, {threads} of them used" if threads else cores
+    """What the benchmark runs on, and how much of it TensorFlow was given.
+
+    It names the memory allocator if that is not the C library's own.
+    """
+    found = [platform.machine(), f"{os.cpu_count()} cores"]
+    if threads := os.environ.get("TF_NUM_INTRAOP_THREADS"):
+        found[-1] += f", {threads} of them used"
+    loaded = os.environ.get("LD_PRELOAD", "")
+    found += [name for name in ("tcmalloc", "jemalloc") if name in loaded]
+    return ", ".join(found)
 
 
 def versions() -> dict[str, str]:
