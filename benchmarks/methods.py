@@ -124,6 +124,7 @@ class Bench:
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             jit_compile=False,
         )
+        model.optimizer.build(model.trainable_variables)
         record = StepLosses()
         begun = time.perf_counter()
         model.fit(train, epochs=self.plan.epochs, callbacks=[record], verbose=0)

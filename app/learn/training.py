@@ -233,3 +233,9 @@ def compile_for(model: keras.Model, highest: float, steps: int) -> None:
         if keras.backend.backend() == "tensorflow"
         else "auto",
     )
+    # TensorFlow traces a step twice that makes variables in its first call:
+    # make those of the optimizer and of the metrics before.
+    model.optimizer.build(model.trainable_variables)
+    logits = keras.ops.zeros((1, model.output_shape[-1]))
+    model.compute_metrics(None, np.zeros(1, "int32"), logits)
+    model.reset_metrics()
