@@ -34,6 +34,7 @@ COMMANDS = {
     "images": ["benchmarks.images"],
     "all_tasks": ["benchmarks.all_tasks"],
     "rematerialization": ["benchmarks.rematerialization"],
+    "first_step": ["benchmarks.first_step"],
     "perplexity": ["benchmarks.perplexity"],
     "language_memory": ["benchmarks.language_memory"],
     "leaks": ["benchmarks.leaks"],

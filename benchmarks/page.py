@@ -17,6 +17,7 @@ from benchmarks.all_tasks_table import all_tasks
 from benchmarks.computed_once_table import computed_once
 from benchmarks.doors_table import doors, inference
 from benchmarks.estimates_table import estimates
+from benchmarks.first_step_table import first_step
 from benchmarks.generation_table import generation
 from benchmarks.hyper_parameters_table import hyper_parameters
 from benchmarks.images_table import images
@@ -97,6 +98,7 @@ and settings. `python -m benchmarks` measures everything again, and
                 ("scaling", scaling),
                 ("computed_once", computed_once),
                 ("rematerialization", rematerialization),
+                ("first_step", first_step),
             ),
         ),
         Group(

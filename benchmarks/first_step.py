@@ -1,0 +1,132 @@
+"""What TensorFlow on a CPU takes besides the arithmetic of a LoRA step.
+
+Two things make it slow without need. A step that makes variables in its first
+call, those of the optimizer and of the metrics, is traced twice. And the C
+library gives large blocks of memory back to the system, which has to clear them
+when they are asked for again: the kernel's share of a step.
+
+Each side runs in processes of its own, which take turns.
+
+    python -m benchmarks.first_step [--rounds 3] [--json FILE]
+
+The last side wants tcmalloc (Debian's `libtcmalloc-minimal4`), and is left out
+without it.
+"""
+
+import argparse
+import ctypes.util
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+import keras
+import numpy as np
+
+import keras_lora
+from benchmarks.first_step_table import COLUMNS, PLAIN, first_step
+from benchmarks.train_step import add_settings, batch, build, describe, spread
+
+MADE, KEPT = "variables made before", "and memory kept by tcmalloc"
+TCMALLOC = ctypes.util.find_library("tcmalloc_minimal")
+SIDES = (PLAIN, MADE, KEPT) if TCMALLOC else (PLAIN, MADE)
+SETTINGS = ("layers", "width", "batch", "tokens", "rank", "rounds")
+STEPS = 12
+
+
+def prepare(options: argparse.Namespace) -> Any:
+    """A compiled classifier with LoRA on all linear layers."""
+    base, model = build(options)
+    keras_lora.inject(base, keras_lora.LoRAConfig(options.rank))
+    model.compile(
+        keras.optimizers.Adam(1e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=False,
+    )
+    return model
+
+
+def make_variables(model: Any, y: Any) -> None:
+    """Those of the optimizer and of the metrics."""
+    model.optimizer.build(model.trainable_variables)
+    logits = keras.ops.zeros((len(y), model.output_shape[-1]))
+    model.compute_metrics(None, y, logits)
+    model.reset_metrics()
+
+
+def print_steps(side: str, options: argparse.Namespace) -> None:
+    """Trains a few steps; prints the first one's seconds and the others'."""
+    x, y = batch(options)
+    model = prepare(options)
+    start = time.perf_counter()
+    if side != PLAIN:
+        make_variables(model, y)
+    model.train_on_batch(x, y)
+    first = time.perf_counter() - start
+    seconds, before = [], os.times()
+    for _ in range(STEPS):
+        start = time.perf_counter()
+        model.train_on_batch(x, y)
+        seconds.append(time.perf_counter() - start)
+    after = os.times()
+    kernel = (after.system - before.system) / STEPS
+    print(json.dumps([first, float(np.median(seconds)), kernel]))
+
+
+def run(side: str, options: argparse.Namespace) -> list[float]:
+    """What a new process prints."""
+    command = [sys.executable, "-m", "benchmarks.first_step", "--side", side]
+    for name in ("layers", "width", "batch", "tokens", "rank"):
+        command += [f"--{name}", str(getattr(options, name))]
+    extra = {"LD_PRELOAD": TCMALLOC} if side == KEPT and TCMALLOC else {}
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **extra},
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Runs the benchmark as the command line says, and prints it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add_settings(parser, rounds=3)
+    parser.set_defaults(tokens=32)
+    parser.add_argument("--side", choices=SIDES, help="only print one process")
+    options = parser.parse_args()
+    if options.side:
+        print_steps(options.side, options)
+        return
+    found: dict[str, list[list[float]]] = {side: [] for side in SIDES}
+    for _ in range(options.rounds):
+        for side in SIDES:
+            found[side].append(run(side, options))
+            print(side, *found[side][-1], flush=True)
+    values = {side: np.array(rows) for side, rows in found.items()}
+    result: dict[str, Any] = {
+        **describe(options, SETTINGS),
+        "sides": {
+            side: {
+                name: {
+                    "seconds": spread(rows[:, place]),
+                    "over_plain": spread(
+                        rows[:, place] / values[PLAIN][:, place]
+                    ),
+                }
+                for place, name in enumerate(COLUMNS)
+            }
+            for side, rows in values.items()
+        },
+    }
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    print(first_step(result))
+
+
+if __name__ == "__main__":
+    main()
