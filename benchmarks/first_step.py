@@ -49,11 +49,11 @@ def prepare(options: argparse.Namespace) -> Any:
     return model
 
 
-def make_variables(model: Any, y: Any) -> None:
+def make_variables(model: Any, x: Any, y: Any) -> None:
     """Those of the optimizer and of the metrics."""
+    logits = model({name: rows[:1] for name, rows in x.items()})
     model.optimizer.build(model.trainable_variables)
-    logits = keras.ops.zeros((len(y), model.output_shape[-1]))
-    model.compute_metrics(None, y, logits)
+    model.compute_metrics(None, y[:1], logits)
     model.reset_metrics()
 
 
@@ -63,7 +63,7 @@ def print_steps(side: str, options: argparse.Namespace) -> None:
     model = prepare(options)
     start = time.perf_counter()
     if side != PLAIN:
-        make_variables(model, y)
+        make_variables(model, x, y)
     model.train_on_batch(x, y)
     first = time.perf_counter() - start
     seconds, before = [], os.times()

@@ -75,10 +75,11 @@ def difference(runs: Runs, task: str) -> dict[str, Any] | None:
     return {"best": best, "pair": pair, "seeds": len(both)}
 
 
-def with_error(values: Any, sign: str = "") -> str:
+def with_error(values: Any, sign: str = "", digits: int = 1) -> str:
     """A mean over texts in points of a hundred, with its standard error."""
-    error = values.std() / np.sqrt(len(values))
-    return f"{100 * values.mean():{sign}.1f} ± {100 * error:.1f}"
+    found = values.mean(), values.std() / np.sqrt(len(values))
+    mean, error = (100 * value for value in found)
+    return f"{mean:{sign}.{digits}f} ± {error:.{digits}f}"
 
 
 def best_table(runs: Runs, tasks: list[str]) -> str:
@@ -115,8 +116,8 @@ def verdict(runs: Runs, tasks: list[str]) -> str:
     worst = max(gaps, key=lambda task: gaps[task].mean())
     return (
         f"**The defaults are within a point of the best on {len(near)} of "
-        f"{len(gaps)} tasks.** The largest gap is {with_error(gaps[worst])} "
-        f"points, on {worst}."
+        f"{len(gaps)} tasks.** The largest gap is "
+        f"{with_error(gaps[worst], digits=2)} points, on {worst}."
     )
 
 
