@@ -10,7 +10,7 @@ COLUMNS = ("first step", "later step", "of it in the kernel")
 
 def first_step(result: dict[str, Any]) -> str:
     """The first step and later ones, with what makes them quicker."""
-    rows = []
+    rows, lengths = [], result["lengths"]
     for side, row in result["sides"].items():
         cells = [side]
         for name in COLUMNS:
@@ -25,7 +25,9 @@ def first_step(result: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             "## What TensorFlow takes besides",
-            "A LoRA step of an encoder with random weights. A step that makes "
+            "LoRA steps of an encoder with random weights, on batches of "
+            f"different lengths ({min(lengths)} to {max(lengths)} tokens); "
+            "later steps are their mean. A step that makes "
             "the optimizer's and the metrics' variables in its first call is "
             "traced twice; made before, it is traced once. Later steps spend "
             "time in the kernel, which clears memory that the C library gave "

@@ -7,12 +7,7 @@ pytest.importorskip("keras_hub")
 pytest.importorskip("sklearn")
 
 from app.texts.data import Split, Splits  # noqa: E402
-from benchmarks.hyper_parameters import (  # noqa: E402
-    VARIANTS,
-    few_texts,
-    next_run,
-    to_beat,
-)
+from benchmarks.hyper_parameters import VARIANTS, few_texts, next_run, to_beat  # noqa: E402
 from benchmarks.hyper_parameters_table import (  # noqa: E402
     DEFAULTS,
     best_variant,
