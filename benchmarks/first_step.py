@@ -18,8 +18,6 @@ import argparse
 import ctypes.util
 import json
 import os
-import subprocess
-import sys
 import time
 from typing import Any
 
@@ -27,13 +25,15 @@ import keras
 import numpy as np
 
 import keras_lora
+from app.learn.training import make_variables
 from benchmarks.first_step_table import COLUMNS, PLAIN, first_step
+from benchmarks.processes import by_turns, printed
 from benchmarks.train_step import add_settings, batch, build, describe, spread
 
 MADE, KEPT = "variables made before", "and memory kept by tcmalloc"
 TCMALLOC = ctypes.util.find_library("tcmalloc_minimal")
 SIDES = (PLAIN, MADE, KEPT) if TCMALLOC else (PLAIN, MADE)
-SETTINGS = ("layers", "width", "batch", "rank", "rounds")
+MODEL = ("layers", "width", "batch", "rank")
 STEPS = 25
 LENGTHS = (24, 16, 40, 32, 8, 64, 24, 48)
 
@@ -49,14 +49,6 @@ def prepare(options: argparse.Namespace) -> Any:
         jit_compile=False,
     )
     return model
-
-
-def make_variables(model: Any, x: Any, y: Any) -> None:
-    """Those of the optimizer and of the metrics."""
-    logits = model({name: rows[:1] for name, rows in x.items()})
-    model.optimizer.build(model.trainable_variables)
-    model.compute_metrics(None, y[:1], logits)
-    model.reset_metrics()
 
 
 class Batches(keras.utils.PyDataset):
@@ -91,51 +83,37 @@ class Steps(keras.callbacks.Callback):
 
 def print_steps(side: str, options: argparse.Namespace) -> None:
     """Trains a few steps; prints the first one's seconds and the others'."""
-    options.tokens = max(LENGTHS)
     x, y = batch(options)
     model, steps = prepare(options), Steps()
     steps.mark()
     if side != PLAIN:
-        make_variables(model, x, y)
+        row = {name: rows[:1] for name, rows in x.items()}
+        make_variables(model, y[:1], model(row))
     model.fit(Batches(x, y), verbose=0, shuffle=False, callbacks=[steps])
     marks = np.array(steps.marks)
     seconds, kernel = (marks[-1] - marks[1]) / (len(marks) - 2)
     print(json.dumps([marks[1, 0] - marks[0, 0], seconds, kernel]))
 
 
-def run(side: str, options: argparse.Namespace) -> list[float]:
+def run(side: str, options: argparse.Namespace) -> Any:
     """What a new process prints."""
-    command = [sys.executable, "-m", "benchmarks.first_step", "--side", side]
-    for name in SETTINGS[:-1]:
-        command += [f"--{name}", str(getattr(options, name))]
     extra = {"LD_PRELOAD": TCMALLOC} if side == KEPT and TCMALLOC else {}
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, **extra},
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+    return printed("first_step", {"side": side}, options, MODEL, extra)
 
 
 def main() -> None:
     """Runs the benchmark as the command line says, and prints it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_settings(parser, rounds=3)
+    parser.set_defaults(tokens=max(LENGTHS))
     parser.add_argument("--side", choices=SIDES, help="only print one process")
     options = parser.parse_args()
     if options.side:
         print_steps(options.side, options)
         return
-    found: dict[str, list[list[float]]] = {side: [] for side in SIDES}
-    for _ in range(options.rounds):
-        for side in SIDES:
-            found[side].append(run(side, options))
-            print(side, *found[side][-1], flush=True)
-    values = {side: np.array(rows) for side, rows in found.items()}
+    values = by_turns(SIDES, options.rounds, lambda side: run(side, options))
     result: dict[str, Any] = {
-        **describe(options, SETTINGS),
+        **describe(options, (*MODEL, "rounds")),
         "lengths": LENGTHS,
         "sides": {
             side: {

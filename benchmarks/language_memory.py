@@ -12,8 +12,6 @@ import argparse
 import contextlib
 import json
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ import keras
 import numpy as np
 
 import keras_lora
+from benchmarks.processes import by_turns, printed
 from benchmarks.train_step import describe
 
 SETTINGS = ("layers", "width", "batch", "rank", "rounds", "vocabulary")
@@ -84,15 +83,11 @@ def print_step(way: str, length: int, options: argparse.Namespace) -> None:
     print(json.dumps([peak, float(np.median(times[1:]))]))
 
 
-def run(cell: tuple[str, int, int], options: argparse.Namespace) -> list[float]:
+def run(cell: tuple[str, int, int], options: argparse.Namespace) -> Any:
     """Peak MB and a step's seconds, of a new process."""
-    way, length, rank = cell
-    command = [sys.executable, "-m", "benchmarks.language_memory"]
-    command += ["--cell", way, "--tokens", str(length), "--rank", str(rank)]
-    for name in ("layers", "width", "batch", "vocabulary"):
-        command += [f"--{name}", str(getattr(options, name))]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    own = dict(zip(("cell", "tokens", "rank"), cell, strict=True))
+    names = ("layers", "width", "batch", "vocabulary")
+    return printed("language_memory", own, options, names)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -101,11 +96,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     cells += [
         (way, length, options.rank) for length in LENGTHS for way in WAYS[1:]
     ]
-    found: dict[Any, list[list[float]]] = {cell: [] for cell in cells}
-    for number in range(options.rounds):
-        for cell in cells:
-            found[cell].append(run(cell, options))
-            print(number + 1, *cell, *found[cell][-1], flush=True)
+    found = by_turns(cells, options.rounds, lambda cell: run(cell, options))
     rows = []
     for (way, length, rank), values in found.items():
         peak, seconds = np.median(values, axis=0)

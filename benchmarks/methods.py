@@ -28,6 +28,7 @@ import numpy as np
 import keras_lora
 from app.learn.baselines import frozen_probe
 from app.learn.batches import TrainBatches, predict_texts
+from app.learn.training import make_variables
 from app.texts.base import Tokenizer, load_base
 from app.texts.data import Split, Splits
 from app.texts.tasks import get_task
@@ -124,7 +125,7 @@ class Bench:
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             jit_compile=False,
         )
-        model.optimizer.build(model.trainable_variables)
+        make_variables(model, labels[:1], keras.ops.zeros((1, 2)))
         record = StepLosses()
         begun = time.perf_counter()
         model.fit(train, epochs=self.plan.epochs, callbacks=[record], verbose=0)

@@ -13,8 +13,6 @@ is measured beside it.
 import argparse
 import json
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ import numpy as np
 
 import keras_lora
 from benchmarks.language_memory import rematerialized
+from benchmarks.processes import by_turns, printed
 from benchmarks.rematerialization_table import rematerialization
 from benchmarks.train_step import add_settings, batch, build, describe, spread
 
@@ -34,7 +33,7 @@ SIDES = {
     "the last 2 keep": 2,
 }
 """How many of the last blocks keep their activations; None for all."""
-SETTINGS = ("layers", "width", "batch", "tokens", "rank", "rounds")
+MODEL = ("layers", "width", "batch", "tokens", "rank")
 STEPS = 6
 
 
@@ -67,16 +66,6 @@ def print_steps(side: str, options: argparse.Namespace) -> None:
     print(json.dumps([before, megabytes("VmHWM"), seconds]))
 
 
-def run(side: str, options: argparse.Namespace) -> list[float]:
-    """What a new process prints."""
-    command = [sys.executable, "-m", "benchmarks.rematerialization"]
-    command += ["--side", side]
-    for name in ("layers", "width", "batch", "tokens", "rank"):
-        command += [f"--{name}", str(getattr(options, name))]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def by_name(names: tuple[str, ...], rows: Any) -> dict[str, list[float]]:
     """The spread of each column."""
     return {n: spread(column) for n, column in zip(names, rows.T, strict=True)}
@@ -92,18 +81,19 @@ def main() -> None:
     if options.side:
         print_steps(options.side, options)
         return
-    found: dict[str, list[list[float]]] = {side: [] for side in SIDES}
-    for _ in range(options.rounds):
-        for side in SIDES:
-            found[side].append(run(side, options))
-            print(side, *found[side][-1], flush=True)
-    values = {side: np.array(rows) for side, rows in found.items()}
+    values = by_turns(
+        SIDES,
+        options.rounds,
+        lambda side: printed(
+            "rematerialization", {"side": side}, options, MODEL
+        ),
+    )
     for side, rows in values.items():
         values[side] = np.column_stack([rows, rows[:, 1] - rows[:, 0]])
     kept = values["all keep"]
     names = ("before_mb", "peak_mb", "seconds", "step_mb")
     result: dict[str, Any] = {
-        **describe(options, SETTINGS),
+        **describe(options, (*MODEL, "rounds")),
         "sides": {
             side: {
                 **by_name(names, rows),

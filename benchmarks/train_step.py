@@ -14,8 +14,6 @@ import json
 import os
 import platform
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +23,7 @@ import keras
 import numpy as np
 
 import keras_lora
+from benchmarks.processes import printed
 
 SIDES = (
     "keras_lora",
@@ -108,11 +107,8 @@ def step(model: Any, data: tuple[Any, Any]) -> float:
 
 def peak_memory(side: str, options: argparse.Namespace) -> float:
     """Peak resident MB of a process that trains one side for 5 steps."""
-    command = [sys.executable, "-m", "benchmarks.train_step", "--peak", side]
-    for name in ("layers", "width", "batch", "tokens", "rank"):
-        command += [f"--{name}", str(getattr(options, name))]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
+    names = SETTINGS[:-1]
+    return float(printed("train_step", {"peak": side}, options, names))
 
 
 def print_peak(side: str, options: argparse.Namespace) -> None:

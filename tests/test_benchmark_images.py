@@ -2,12 +2,14 @@
 
 import json
 
+import keras
+import numpy as np
 import pytest
 
 pytest.importorskip("sklearn")
 
 from benchmarks import images as module  # noqa: E402
-from benchmarks.images_sides import PROBE, SIDES, schedule  # noqa: E402
+from benchmarks.images_sides import PROBE, SIDES, Part, attach, schedule, train  # noqa: E402
 from benchmarks.images_table import best_rate, images, key  # noqa: E402
 
 NAMES = list(SIDES)
@@ -102,3 +104,25 @@ def test_a_result_of_other_settings_is_not_added_to(tmp_path):
 def test_the_rate_rises_and_then_falls_to_nothing():
     rates = [float(schedule(0.5, 100)(step)) for step in (0, 5, 10, 55, 100)]
     assert rates == pytest.approx([0, 0.25, 0.5, 0.25, 0], abs=1e-3)
+
+
+@pytest.mark.parametrize("norms", [False, True])
+def test_full_fine_tuning_moves_the_norms_only_where_it_says_so(norms):
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.Input((4, 4, 3))
+    x = keras.layers.Conv2D(5, 1)(x)
+    x = keras.layers.BatchNormalization()(x)
+    base = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    before = {v.path: keras.ops.convert_to_numpy(v) for v in base.variables}
+    name = "full fine-tuning" + ", BatchNorm trains" * norms
+    model = attach(base, SIDES[name], 2)
+    pictures = np.random.default_rng(0).random((8, 4, 4, 3), "float32")
+    part = Part(pictures, np.arange(8) % 2)
+    train(model, SIDES[name], part, 0.1, epochs=2, batch=4, each=lambda: None)
+    for variable in base.variables:
+        now = keras.ops.convert_to_numpy(variable)
+        moved = bool((now != before[variable.path]).any())
+        of_norm = "batch_normalization" in variable.path
+        # A mean is taken off right after the bias, which has no gradient.
+        if not variable.path.endswith("conv2d/bias"):
+            assert moved == (norms or not of_norm), variable.path

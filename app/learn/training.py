@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -233,9 +234,20 @@ def compile_for(model: keras.Model, highest: float, steps: int) -> None:
         if keras.backend.backend() == "tensorflow"
         else "auto",
     )
-    # TensorFlow traces a step twice that makes variables in its first call:
-    # make those of the optimizer and of the metrics before.
-    model.optimizer.build(model.trainable_variables)
     logits = keras.ops.zeros((1, model.output_shape[-1]))
-    model.compute_metrics(None, np.zeros(1, "int32"), logits)
+    make_variables(model, np.zeros(1, "int32"), logits)
+
+
+def make_variables(model: keras.Model, labels: Any, outputs: Any) -> None:
+    """Makes the variables of the optimizer and of the metrics.
+
+    TensorFlow traces a step twice that makes them in its first call.
+
+    Args:
+        model: compiled.
+        labels: of one row; forgotten at once.
+        outputs: the model's, of that row.
+    """
+    model.optimizer.build(model.trainable_variables)
+    model.compute_metrics(None, labels, outputs)
     model.reset_metrics()
