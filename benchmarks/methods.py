@@ -7,6 +7,7 @@ best in validation. The full plan tries three rates: the best of the quick plan
 and those beside it. The quick plan goes up and down in the method's list.
 
     python -m benchmarks.methods [--quick] [--minutes M] [--method NAME ...]
+        [--task NAME ...]
     python -m benchmarks.methods --table
 
 `--quick` trains on fewer texts; its runs are kept apart from the others.
@@ -206,12 +207,12 @@ def run_missing(options: argparse.Namespace, runs: dict[str, Any]) -> None:
     """Does what is not in `runs` yet, and writes after each run."""
     begun, plan = time.perf_counter(), QUICK if options.quick else FULL
     bench = Bench(plan)
-    for task in TASKS:
+    for task in options.task:
         name = f"{plan.name}/{task}/frozen probe"
         if name not in runs:
             runs[name] = bench.probe(task)
             write(options.json, plan, runs)
-    while wanted := next_run(runs, plan, options.method):
+    while wanted := next_run(runs, plan, options.method, options.task):
         if time.perf_counter() - begun > 60 * options.minutes:
             break
         name = key(plan, *wanted)
@@ -228,6 +229,7 @@ def main() -> None:
     parser.add_argument(
         "--method", nargs="*", default=list(METHODS), choices=METHODS
     )
+    parser.add_argument("--task", nargs="*", default=TASKS, choices=TASKS)
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--json", type=Path, default=RESULTS)
     options = parser.parse_args()

@@ -1,5 +1,6 @@
 """Which runs `benchmarks.methods` wants, and in which order."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.methods_list import METHODS, QUICK, Plan
@@ -62,14 +63,16 @@ def next_rate(runs: Runs, plan: Plan, task: str, name: str) -> float | None:
     return next((rate for rate in wanted if rate not in tried), None)
 
 
-def next_run(runs: Runs, plan: Plan, names: list[str]) -> Run | None:
+def next_run(
+    runs: Runs, plan: Plan, names: Sequence[str], tasks: Sequence[str] = TASKS
+) -> Run | None:
     """The first run that is missing: seed by seed, then task by task.
 
     The first seed has all rates, the others have the best one. Methods come
     as they are named, so that a measurement that is cut has the most wanted.
     """
     for seed in SEEDS:
-        for task in TASKS:
+        for task in tasks:
             for name in names:
                 if seed == SEEDS[0]:
                     rate = next_rate(runs, plan, task, name)
