@@ -51,14 +51,21 @@ def unique_names(structure: Any) -> list[str]:
 
 
 def with_ids(x: Any, ids: Any, like: Any = None) -> dict[str, Any]:
-    """Inputs and ids as the dict that the bank's model takes."""
+    """Inputs and ids as the dict that the bank's model takes.
+
+    A dict is read by name, as Keras does, also where the base has a list.
+    """
     like = x if like is None else like
     names = [tensor.name for tensor in keras.tree.flatten(like)]
     values = keras.tree.flatten(x)
-    if isinstance(x, dict) and isinstance(like, dict):
-        missing = [key for key in like if key not in x]
+    if isinstance(x, dict):
+        wanted = like if isinstance(like, dict) else names
+        missing = [key for key in wanted if key not in x]
         raise_if("Inputs", [f"no input {key!r}" for key in missing])
-        values = keras.tree.flatten({key: x[key] for key in like})
+        found: Any = [x[key] for key in wanted]
+        if isinstance(like, dict):
+            found = dict(zip(wanted, found, strict=True))
+        values = keras.tree.flatten(found)
     if len(values) != len(names):
         raise ValueError(
             f"The base takes {len(names)} inputs ({', '.join(names)}). "

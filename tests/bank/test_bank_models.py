@@ -13,6 +13,7 @@ from tests.banks import (
     dense_head,
     lora,
     make_task,
+    off,
     rows,
     served,
 )
@@ -217,6 +218,38 @@ def test_convolutions_of_every_dimension(shape, tmp_path):
     x = rows(8, *shape)
     names = [f"conv{dimensions}d", f"conv{dimensions}d_1"]
     check_mixed(base, x, two_tasks(base, tmp_path, x, names))
+
+
+def test_numbers_outside_of_a_table_reach_no_other_adapter(tmp_path):
+    base = keras.Sequential(
+        [keras.Input((3,), dtype="int32"), layers.Embedding(11, 6, name="e")]
+    )
+    set_random(base.weights)
+    x = np.array([[3, -1, 5], [-2, 0, 10]] * 4)  # -1 is the last row
+    tasks = two_tasks(base, tmp_path, x, ["e"])
+    check_mixed(base, x, tasks)
+
+
+def test_inputs_by_name_where_the_base_has_a_list(tmp_path):
+    inputs = [keras.Input((4,), name="b"), keras.Input((4,), name="a")]
+    base = keras.Model(
+        inputs,
+        layers.Dense(3, name="y")(
+            layers.Dense(5, "tanh", name="h")(inputs[0]) - 2 * inputs[1][:, :1]
+        ),
+    )
+    set_random(base.weights)
+    x = {"a": rows(4, 4, seed=1), "b": rows(4, 4, seed=2)}
+    listed = [x["b"], x["a"]]
+    task = make_task(base, tmp_path / "task", lora(), listed)
+    with served(base) as bank:
+        bank.load("task", task.path)
+        assert off(bank.predict(x, adapter="task"), task.outputs) <= 1e-5
+        assert off(bank.predict(listed, adapter="task"), task.outputs) <= 1e-5
+        assert off(bank.predict(x), base.predict(x, verbose=0)) <= 1e-5
+        assert off(bank.predict_all(x)["task"], task.outputs) <= 1e-5
+        with pytest.raises(ValueError, match="no input 'b'"):
+            bank.predict({"a": x["a"]})
 
 
 def test_tied_embedding_both_ways(tmp_path):

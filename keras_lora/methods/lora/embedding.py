@@ -31,6 +31,10 @@ class EmbeddingLoRA(LowRank):
         b, ids = of_rows(b, ids), places(ids, a)
         rows, rank = ops.shape(ids)[0], a.shape[-1]
         tokens = ops.reshape(ops.cast(x, "int32"), (rows, -1))
+        # A number outside of the table must not reach another slot's rows;
+        # -1 is the last row, as in the table itself.
+        tokens = ops.where(tokens < 0, tokens + self.input_dim, tokens)
+        tokens = ops.clip(tokens, 0, self.input_dim - 1)
         found = tokens + ops.expand_dims(ids, 1) * self.input_dim
         h = ops.take(ops.reshape(a, (-1, rank)), found, axis=0)
         y = ops.matmul(h, b)
