@@ -54,10 +54,9 @@ def export(
     kept = {key: host.__dict__["_stacks"] for key, host in hosts.items()}
     try:
         for key, host in hosts.items():
-            host.__dict__["_stacks"] = {
-                stack_key: host.new_stack(stack.kind, len(adapters) + 1)
-                for stack_key, stack in kept[key].items()
-            }
+            new = host.__dict__["_stacks"] = {}
+            for stack_key, stack in kept[key].items():
+                new[stack_key] = host.new_stack(stack.kind, len(adapters) + 1)
         rows = SlotRows(hosts)
         for slot, adapter in enumerate(adapters, 1):
             rows.write(slot, adapter.values)

@@ -67,18 +67,20 @@ class AdapterHost:
 
     def attach(self, settings: dict[str, Any]) -> None:
         """Adds the adapter's weights to the built layer."""
-        weights = {
-            name: surgery.add_weight(
-                self,
-                name=name,
-                shape=shape,
-                initializer=initializer,
-                trainable=name not in self.fixed_weights,
-            )
-            for name, (shape, initializer) in self.weight_specs(
-                settings
-            ).items()
-        }
+        weights: dict[str, Any] = {}
+        try:
+            for name, (shape, start) in self.weight_specs(settings).items():
+                weights[name] = surgery.add_weight(
+                    self,
+                    name=name,
+                    shape=shape,
+                    initializer=start,
+                    trainable=name not in self.fixed_weights,
+                )
+        except BaseException:  # such as no memory for the second one
+            for variable in weights.values():
+                surgery.remove_weight(self, variable)
+            raise
         for name in self.fast_weights:
             weights[name].learns_fast = True
         self.__dict__["_adapter_weights"] = weights

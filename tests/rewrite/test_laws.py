@@ -10,6 +10,7 @@ from keras import layers, ops
 
 import keras_lora
 from keras_lora import AdapterConfig, LoRAConfig
+from keras_lora.model import surgery
 from tests.helpers import fill, normal, state
 from tests.marks import pairs
 from tests.models import (
@@ -626,6 +627,28 @@ def test_disabled_needs_the_values_before_training(tmp_path):
         with pytest.raises(ValueError, match="not known here"):
             door(again)
     assert same_bits(before, values_of(again.weights))
+
+
+def test_inject_that_runs_out_of_memory_leaves_the_model_as_it_was(
+    monkeypatch,
+):
+    base = sequential()
+    before = [v.path for v in base.weights]
+    add_weight, count = surgery.add_weight, [0]
+
+    def no_memory(*args, **kwargs):
+        count[0] += 1
+        if count[0] == 2:
+            raise MemoryError
+        return add_weight(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(surgery, "add_weight", no_memory)
+        with pytest.raises(MemoryError):
+            keras_lora.inject(base, LoRAConfig(rank=2))
+    assert [v.path for v in base.weights] == before
+    keras_lora.inject(base, LoRAConfig(rank=2))
+    assert len(base.trainable_variables) > 2
 
 
 @pytest.mark.parametrize("adapted", [False, True])
