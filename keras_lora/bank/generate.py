@@ -100,26 +100,38 @@ class Generator:
             if made_for != self._made_for:
                 self._made.clear()
                 self._made_for = made_for
-            if stop_ids not in self._made:
-                step = functools.partial(self._step, stop_ids)
-                self._made[stop_ids] = compiled(
-                    step, task, self._variables(), self._hold
-                )
-            return self._made[stop_ids]
+            found = self._made.get(stop_ids)
+        if found is not None:
+            return found
+        # Without the lock: they are read while the bank is held, and who holds
+        # it may wait for the lock.
+        variables = self._variables()
+        step = functools.partial(self._step, stop_ids, variables)
+        made = compiled(step, task, variables, self._hold)
+        with self._lock:
+            if made_for != self._made_for:
+                return made
+            return self._made.setdefault(stop_ids, made)
 
     def _variables(self) -> list[Any]:
         """The model's own variables, without what is in the slots."""
-        slots = {
-            id(variable)
-            for host in self.slots.hosts.values()
-            for variable in host.adapter_weights.values()
-        }
-        return [v for v in self.task.variables if id(v) not in slots]
+        with self._hold():
+            slots = {
+                id(variable)
+                for host in self.slots.hosts.values()
+                for variable in host.adapter_weights.values()
+            }
+            return [v for v in self.task.variables if id(v) not in slots]
 
     def _step(
-        self, stop_ids: StopIds, inputs: Any, weights: RowWeights, limit: Any
+        self,
+        stop_ids: StopIds,
+        variables: list[Any],
+        inputs: Any,
+        weights: RowWeights,
+        limit: Any,
     ) -> Any:
-        twin = ending_at(self.task, limit, inputs, self._variables())
+        twin = ending_at(self.task, limit, inputs, variables)
         with serve_rows(self.slots.hosts, weights):
             return twin.generate_step(inputs, stop_ids)
 

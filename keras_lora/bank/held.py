@@ -7,7 +7,7 @@ from typing import Any
 
 from keras_lora.bank.inputs import symbolic_inputs
 from keras_lora.model import surgery
-from keras_lora.model.compiled import HOLD
+from keras_lora.model.compiled import FREEZE, HOLD
 from keras_lora.model.paths import Layers
 from keras_lora.model.surgery import Layer
 
@@ -31,19 +31,25 @@ class HeldBase:
         self._idle = threading.Condition(self._lock)
         self._calls = 0
         self._inputs = symbolic_inputs(base)
-        self._training = [v for v in base.variables if v.trainable]
+        self._weights = list(base.variables)
+        self._training = [v for v in self._weights if v.trainable]
         self._restore: list[Callable[[], None]] = []
 
     def _take_base(self) -> None:
         """Marks the base as served, and keeps it from training."""
-        for variable in self._training:
-            variable.trainable = False
+        self._freeze()
         for layer in self._layers.values():
             layer.__dict__["_keras_lora_bank"] = self
             layer.__dict__[HOLD] = self._hold
+            layer.__dict__[FREEZE] = self._freeze
             self._restore += surgery.hold_inference(layer, SERVED)
         self._restore += surgery.forbid_training(self._base, SERVED)
         self._restore += surgery.run_within(self._base, PLAIN_CALLS, self._hold)
+
+    def _freeze(self) -> None:
+        """Stops the base's weights, which a model around it may have freed."""
+        for variable in self._weights:
+            variable.trainable = False
 
     def _leave_base(self) -> None:
         """Makes the base what it was."""
@@ -52,6 +58,7 @@ class HeldBase:
         for layer in self._layers.values():
             layer.__dict__.pop("_keras_lora_bank", None)
             layer.__dict__.pop(HOLD, None)
+            layer.__dict__.pop(FREEZE, None)
         for variable in self._training:
             variable.trainable = True
 

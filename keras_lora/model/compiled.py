@@ -1,10 +1,11 @@
 """Compiled functions of models whose layers change, or are held by a bank."""
 
 import contextlib
+import threading
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 
@@ -20,6 +21,9 @@ CACHED_FUNCTIONS = (
 Hold: TypeAlias = Callable[[], AbstractContextManager[Any]]
 HOLD = "_keras_lora_hold"
 """Where a layer keeps what its models' compiled functions run under."""
+FREEZE = "_keras_lora_freeze"
+"""Where a layer keeps what stops its weights from training, whatever flags a
+model around it has set."""
 HOST = "_keras_lora_host"
 """Where a layer that works with another one's weights keeps that one."""
 _CHANGED: weakref.WeakKeyDictionary[Layer, int] = weakref.WeakKeyDictionary()
@@ -27,9 +31,28 @@ _CHANGED: weakref.WeakKeyDictionary[Layer, int] = weakref.WeakKeyDictionary()
 _CHANGES = [0]
 """How many changes there were."""
 SEEN = "changes_seen"
-"""Where a model keeps how many of them its compiled functions have outlived,
-and what these run under."""
-NOTHING_SEEN: tuple[int, list[Hold]] = (0, [])
+"""Where a model keeps what it `Seen`."""
+
+
+class Seen(NamedTuple):
+    """What a model knows of the layers below it.
+
+    Attributes:
+        changes: How many changes its compiled functions have outlived.
+        holds: What these run under.
+        freezes: What stops layers from training.
+    """
+
+    changes: int = 0
+    holds: tuple[Hold, ...] = ()
+    freezes: tuple[Callable[[], None], ...] = ()
+
+
+NOTHING_SEEN = Seen()
+_LOCK = threading.RLock()
+"""Over changes, and models that drop what they compiled."""
+_DROPPING: dict[int, Seen] = {}
+"""What models know that are at it; by the thread that has the lock."""
 
 DROPPED = "compiled_is_dropped"
 """Where a model keeps that it was compiled before one of its layers changed."""
@@ -43,46 +66,82 @@ def forget_compiled(layers: Iterable[Layer]) -> None:
     models hold a layer, so each looks for itself when it is next asked for
     what it compiled; see `Compiled`.
     """
-    _CHANGES[0] += 1
-    for layer in layers:
-        _CHANGED[layer] = _CHANGES[0]
+    with _LOCK:
+        change = _CHANGES[0] + 1
+        for layer in layers:
+            _CHANGED[layer] = change
+        _CHANGES[0] = change  # last: who reads it takes all layers for marked
 
 
-def drop_stale(model: Any) -> list[Hold]:
+def drop_stale(model: Any, anew: bool = False) -> Seen:
     """Drops what a model compiled before one of its layers changed.
+
+    Another thread that asks meanwhile waits, and gets what is compiled anew.
+
+    Args:
+        model: The model.
+        anew: Whether it looks at its layers where nothing has changed, too:
+            it may have got some.
+
+    Returns:
+        What it knows of the layers below it now.
+    """
+    seen: Seen = model.__dict__.get(SEEN, NOTHING_SEEN)
+    if seen.changes == _CHANGES[0] and not anew:
+        return seen
+    with _LOCK:
+        if id(model) in _DROPPING:  # it compiles anew, in `_drop`
+            return _DROPPING[id(model)]
+        seen, now = model.__dict__.get(SEEN, NOTHING_SEEN), _CHANGES[0]
+        if seen.changes == now and not anew:
+            return seen
+        layers = surgery.every_layer(model) if surgery.is_made(model) else []
+        layers += [la.__dict__[HOST] for la in layers if HOST in la.__dict__]
+        known = Seen(now, kept_by(layers, HOLD), kept_by(layers, FREEZE))
+        _DROPPING[id(model)] = known
+        try:
+            if any(_CHANGED.get(la, 0) > seen.changes for la in layers):
+                _drop(model, known)
+        finally:
+            del _DROPPING[id(model)]
+        model.__dict__[SEEN] = known
+    return known
+
+
+def kept_by(layers: Iterable[Layer], key: str) -> tuple[Any, ...]:
+    """What layers keep under a key; each thing once."""
+    found = [la.__dict__[key] for la in layers if key in la.__dict__]
+    return tuple(dict.fromkeys(found))
+
+
+def freeze_all(known: Seen) -> None:
+    """Stops what must not train."""
+    for freeze in known.freezes:
+        freeze()
+
+
+def _drop(model: Any, known: Seen) -> None:
+    """Drops what a model compiled.
 
     Over the base of a bank a function for prediction is made anew at once: a
     loop over batches may be under way while the bank grows.
-
-    Returns:
-        What functions that it compiles from now on run under.
     """
-    state, now = model.__dict__, _CHANGES[0]
-    seen, holds = state.get(SEEN, NOTHING_SEEN)
-    if seen == now:
-        return holds
-    layers = surgery.every_layer(model) if surgery.is_made(model) else []
-    layers += [la.__dict__[HOST] for la in layers if HOST in la.__dict__]
-    found = [la.__dict__[HOLD] for la in layers if HOLD in la.__dict__]
-    holds = list(dict.fromkeys(found))
-    state[SEEN] = now, holds
-    if any(_CHANGED.get(layer, 0) > seen for layer in layers):
-        if state.get("compiled"):
-            state[DROPPED] = True
-        state["compiled"] = False
-        predicts = state.get("predict_function") is not None
-        for name in CACHED_FUNCTIONS:
-            if state.get(name) is not None:
-                state[name] = None
-        if predicts and holds:
-            model.make_predict_function()
-    return holds
+    state = model.__dict__
+    if state.get("compiled"):
+        state[DROPPED] = True
+    state["compiled"] = False
+    predicts = state.get("predict_function") is not None
+    for name in CACHED_FUNCTIONS:
+        if state.get(name) is not None:
+            state[name] = None
+    if predicts and known.holds:
+        model.make_predict_function()
 
 
 class Held:
     """A compiled function that runs while its model's banks are held."""
 
-    def __init__(self, function: Any, holds: list[Hold]) -> None:
+    def __init__(self, function: Any, holds: Iterable[Hold]) -> None:
         self.function, self.holds = function, holds
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -108,7 +167,9 @@ class Compiled:
     def __get__(self, model: Any, owner: Any = None) -> Any:
         if model is None:
             return self
-        drop_stale(model)
+        known = drop_stale(model)
+        if self.name == "compiled":  # Keras asks before it trains
+            freeze_all(known)
         try:
             return model.__dict__[self.name]
         except KeyError:
@@ -118,9 +179,11 @@ class Compiled:
             ) from None
 
     def __set__(self, model: Any, value: Any) -> None:
-        holds = drop_stale(model)
-        if holds and callable(value):
-            value = Held(value, holds)
+        known = drop_stale(model, anew=True)
+        if self.name == "train_function":
+            freeze_all(known)
+        if known.holds and callable(value):
+            value = Held(value, known.holds)
         if self.name == "compiled":
             model.__dict__.pop(DROPPED, None)
         model.__dict__[self.name] = value
