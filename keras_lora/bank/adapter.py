@@ -9,7 +9,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lora.bank.head import head_misfits, output_shape, run_head
+from keras_lora.bank.head import (
+    head_misfits,
+    output_shape,
+    reads_mask,
+    run_head,
+)
 from keras_lora.bank.host import BankHost, stack_class
 from keras_lora.bank.watch import Unfit
 from keras_lora.errors import raise_if, shorten
@@ -189,7 +194,10 @@ def read_adapter(
     if info.head is not None:
         given = output_shape(base.outputs, info.head["input"])
         head = rebuild_head(info.head, info.path, tensors, given)
-        raise_if(what, head_misfits(info.head, head.layers, base.outputs))
+        problems = head_misfits(info.head, head.layers, base.outputs)
+        if info.head["input"] in base.unfit.masked:
+            problems += reads_mask(info.head, head.layers)
+        raise_if(what, problems)
     raise_if(what, misnamed(info, head, base.outputs))
     kinds = {
         path: stack_class(settings["method"]).kind_of(settings)

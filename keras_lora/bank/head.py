@@ -12,6 +12,8 @@ from keras_lora.model.surgery import Layer
 
 LENGTHS = (64, LENGTH)
 """What an axis of unknown length is tried with: poolings need some."""
+MASKED = ("GlobalAveragePooling1D", "Softmax")
+"""Layers of a head that read a mask when they predict."""
 MOST_TRIED = 1 << 22
 """Numbers a row, past which the longer one is not tried."""
 
@@ -58,6 +60,25 @@ def head_misfits(
         if not problems or not open_axes:
             break
     return problems
+
+
+def reads_mask(record: dict[str, Any], layers: list[Layer]) -> list[str]:
+    """Says which layer of a head reads the mask that the base's output has.
+
+    A bank hands on numbers alone: a mean would be one of the padding too.
+    """
+    for number, (entry, layer) in enumerate(
+        zip(record["layers"], layers, strict=True)
+    ):
+        if entry["class"] in MASKED:
+            return [
+                f"its head's layer {number} ({entry['class']}) reads the mask "
+                "that the base's output carries, which a bank does not hand "
+                "on: end the base behind that layer"
+            ]
+        if not layer.supports_masking:
+            break  # nothing behind it has a mask
+    return []
 
 
 def rows_meet(layers: list[Layer], spec: Any, length: int) -> list[str]:

@@ -22,6 +22,7 @@ from keras_lora.bank.watch import (
 from keras_lora.errors import raise_if
 from keras_lora.methods.lora import LORA, lora_class
 from keras_lora.methods.stack import Arrays, Kind, Stack
+from keras_lora.model import graphs
 from keras_lora.model.paths import Layers
 from keras_lora.model.surgery import Layer
 
@@ -76,11 +77,13 @@ class Trial:
         rows, before, outputs = self.first_run()
         inputs: set[str] = set()
         unfit: set[str] = set()
+        masked: set[int] = set()
         for changed in one_and_the_others(rows):
             x = self.random_inputs(rows)
             for value in keras.tree.flatten(x):
                 value[changed] = 1 - value[changed]
-            after, moved, _ = self.watched(x)
+            after, moved, given = self.watched(x)
+            masked |= with_mask(given)
             if others_moved(outputs, moved, changed):
                 raise self.mixes(rows, mixing_layer(before, after, changed))
             for one, two in zip(before, after, strict=True):
@@ -90,7 +93,7 @@ class Trial:
                     one.outputs[:1], two.outputs[:1], changed
                 ):
                     unfit.add(one.path)
-        return Unfit(frozenset(inputs), frozenset(unfit))
+        return Unfit(frozenset(inputs), frozenset(unfit), frozenset(masked))
 
     def first_run(self) -> tuple[int, list[Call], Any]:
         """Finds a size for open axes that the base runs with."""
@@ -246,6 +249,12 @@ class Trial:
             f"of a batch of {rows} in layer {layer or self.base.name!r}: one "
             "row's adapter would reach others"
         )
+
+
+def with_mask(outputs: Any) -> set[int]:
+    """Which tensors of a nest carry a Keras mask."""
+    flat = enumerate(keras.tree.flatten(outputs))
+    return {number for number, y in flat if graphs.mask_of(y) is not None}
 
 
 def one_and_the_others(rows: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import logging
 import re
+import threading
 
 import keras
 import numpy as np
@@ -570,6 +571,35 @@ def test_a_head_that_does_not_fit_the_output_is_refused(tmp_path):
         assert bank.names == []
 
 
+def test_a_head_that_reads_the_base_s_mask_is_refused(tmp_path):
+    inputs = keras.Input((None,), dtype="int32")
+    y = layers.Embedding(9, 6, mask_zero=True)(inputs)
+    base = keras.Model(inputs, layers.Dense(8, activation="tanh")(y))
+    set_random(base.weights)
+    x = np.array([[3, 4, 0, 0], [5, 6, 7, 0]])
+
+    def pooled(base):
+        mean = layers.GlobalAveragePooling1D()
+        model = keras.Sequential([base, mean, layers.Dense(2)])
+        model.build((None, None))
+        return model
+
+    mean = make_task(base, tmp_path / "mean", lora(), x, head=pooled)
+    each = make_task(base, tmp_path / "each", lora(), x, head=dense_head(2))
+    with served(base) as bank:
+        words = "layer 0", "GlobalAveragePooling1D", "mask"
+        refused(lambda: bank.load("mean", mean.path), *words)
+        bank.load("each", each.path)
+        assert off(bank.predict(x, adapter="each"), each.outputs) <= 1e-5
+    inside = keras.Model(
+        inputs, layers.GlobalAveragePooling1D()(base.outputs[0])
+    )
+    task = make_task(inside, tmp_path / "in", lora(), x, head=dense_head(2))
+    with served(inside) as bank:
+        bank.load("task", task.path)
+        assert off(bank.predict(x, adapter="task"), task.outputs) <= 1e-5
+
+
 def broken(path, change):
     """Writes an adapter file anew with changed tensors and record."""
     from keras_lora.files.format import inspect_adapter, read_tensors, record_of
@@ -829,6 +859,25 @@ def test_a_served_base_does_not_train(base, x, tasks, tmp_path):
     assert not same_bits(before, values_of(base.weights))
 
 
+def test_a_served_base_stays_frozen_whatever_a_model_around_it_sets(base, x):
+    y = rows(8, 2, seed=3)
+    before = values_of(base.weights)
+    with served(base):
+        outer = keras.Sequential([base, layers.Dense(2)])
+        outer.trainable = False
+        outer.trainable = True
+        outer.compile("sgd", "mse")
+        head = values_of(outer.layers[-1].weights)
+        outer.fit(x, y, verbose=0)
+        outer.trainable = False
+        outer.trainable = True
+        outer.train_on_batch(x, y)
+        assert not same_bits(head, values_of(outer.layers[-1].weights))
+        assert same_bits(before, values_of(base.weights))
+    assert same_bits(before, values_of(base.weights))
+    assert len(base.trainable_variables) == len(before)
+
+
 def test_batch_statistics_of_a_served_base_do_not_move(tmp_path):
     base = KINDS["functional"].base()
     x = KINDS["functional"].inputs()
@@ -905,6 +954,23 @@ def test_using_serves_plain_calls(base, x, tasks):
         with pytest.raises(Failing), bank.using("t1"):
             raise Failing
         gives(plain)
+
+
+def test_using_keeps_other_threads_from_a_model_made_later(base, x, tasks):
+    with served(base) as bank:
+        loaded(bank, tasks)
+        outer = keras.Sequential([base, layers.Dense(2)])
+        plain, found = outer.predict(x, verbose=0), []
+        other = threading.Thread(
+            target=lambda: found.append(outer.predict(x, verbose=0))
+        )
+        with bank.using("t0"):
+            assert far_apart(outer.predict(x, verbose=0), plain)
+            other.start()
+            other.join(1)
+            assert not found
+        other.join()
+        assert off(found[0], plain) <= 1e-5
 
 
 def test_the_innermost_block_counts(base, x, tasks):
