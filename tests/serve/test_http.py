@@ -279,9 +279,34 @@ def test_rows_of_any_length_are_measured_by_their_own():
         x = keras.Input((None,))
         return keras.Model(x, keras.ops.stack([x] * 1_000, axis=-1))
 
-    with TestClient(app_on(None, base=sequence)) as client:
+    with TestClient(app_on(None, base=sequence, max_axis=2_000)) as client:
         ready(client)
         failed(predict(client, "base", [[1] * 1_001]), 422, "1,001,000 numbers")
+
+
+def test_a_row_of_any_length_is_bounded_before_it_runs(monkeypatch):
+    def pairs():
+        x = keras.Input((None, 1), name="x")
+        y = keras.Input((None, 2), name="y")
+        seen = [keras.layers.GlobalAveragePooling1D()(z) for z in (x, y)]
+        return keras.Model({"x": x, "y": y}, keras.layers.Concatenate()(seen))
+
+    def asked(client, long, other):
+        inputs = {"x": [[[1]] * long], "y": [[[1, 2]] * other]}
+        return predict(client, "base", inputs)
+
+    app = app_on(None, base=pairs)
+    with TestClient(app) as client:
+        ready(client)
+        assert asked(client, 512, 3).status_code == 200
+        bank = app.state.service.engine.bank
+        monkeypatch.setattr(bank, "predict", raising(AssertionError("it ran")))
+        failed(asked(client, 513, 3), 422, "axis 1 of 'x'", "513", "512")
+        failed(asked(client, 3, 6_000), 422, "axis 1 of 'y'", "6,000", "512")
+    with TestClient(app_on(None, base=pairs, max_axis=5)) as client:
+        ready(client)
+        failed(asked(client, 6, 1), 422, "at most 5 is served")
+        assert asked(client, 5, 1).status_code == 200
 
 
 def test_a_row_that_gives_no_number_is_refused():
