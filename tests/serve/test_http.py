@@ -19,7 +19,17 @@ from keras_lora.serve.app import create_app
 from keras_lora.serve.bodies import Complete, Predict
 from keras_lora.serve.errors import RefusedInput
 from keras_lora.serve.gate import Limits
-from tests.banks import call, few_tasks, off, rows, sequential
+from tests.banks import (
+    call,
+    dense_head,
+    few_tasks,
+    lora,
+    make_task,
+    off,
+    rows,
+    sequential,
+)
+from tests.models import set_random
 from tests.serve.served import copy_tasks, put, wait_until
 from tests.serve.test_engine import blocked
 
@@ -282,6 +292,44 @@ def test_rows_of_any_length_are_measured_by_their_own():
     with TestClient(app_on(None, base=sequence, max_axis=2_000)) as client:
         ready(client)
         failed(predict(client, "base", [[1] * 1_001]), 422, "1,001,000 numbers")
+
+
+def per_token():
+    """A base that gives three numbers a token."""
+    base = keras.Sequential([keras.Input((None, 1)), keras.layers.Dense(3)])
+    set_random(base.weights, 0)
+    return base
+
+
+def test_what_came_out_of_texts_is_measured():
+    def words(texts):
+        return np.ones((len(texts), int(texts[0]), 1))
+
+    with TestClient(app_on(None, base=per_token, preprocessor=words)) as client:
+        ready(client)
+        failed(predict(client, "base", ["400000"]), 422, "1,200,000 numbers")
+        assert predict(client, "base", ["2"]).status_code == 200
+
+
+def test_what_came_out_of_a_head_on_each_token_is_measured(tmp_path):
+    head = dense_head(256)
+    make_task(
+        per_token(),
+        tmp_path / "t.safetensors",
+        lora(),
+        rows(2, 9, 1),
+        head=head,
+    )
+    with TestClient(app_on(None, base=per_token)) as client:
+        ready(client)
+        client.app.state.service.engine.bank.load(
+            "t", tmp_path / "t.safetensors"
+        )
+        failed(
+            predict(client, "t", [[[1]] * 500] * 8), 422, "1,024,000 numbers"
+        )
+        few = predict(client, "t", [[[1]] * 2]).json()["data"]
+        assert np.shape(few[0]["outputs"]) == (2, 256)
 
 
 def test_a_row_of_any_length_is_bounded_before_it_runs(monkeypatch):
