@@ -151,17 +151,26 @@ class Engine:
                 found[name] = info
         return found
 
-    def own_name(self, name: str | None) -> str | None:
-        """What the bank calls an adapter; None for the base.
+    def info(self, name: str | None) -> AdapterInfo | None:
+        """What an adapter's file says, by one look; None for the base.
 
         Raises:
             UnknownAdapter: There is none of the name.
         """
         if name is None or name == self.base_name:
             return None
-        if self.runner.info(name) is None:
+        found = self.runner.info(name)
+        if found is None:
             raise UnknownAdapter(name)
-        return name
+        return found
+
+    def own_name(self, name: str | None) -> str | None:
+        """What the bank calls an adapter; None for the base.
+
+        Raises:
+            UnknownAdapter: There is none of the name.
+        """
+        return None if self.info(name) is None else name
 
     def predict(
         self, rows: Sequence[Any], adapter: Names = None

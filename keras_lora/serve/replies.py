@@ -24,8 +24,8 @@ def check_size(engine: Engine, rows: list[Any], names: Sequence[str]) -> None:
     """
     numbers = 0
     for row, name in zip(rows, names, strict=True):
-        own = engine.own_name(name)
-        if own is None or engine.bank.info(own).head is None:
+        info = engine.info(name)
+        if info is None or info.head is None:
             numbers += numbers_of(engine.bank.base, row)
     check_count(numbers)
 

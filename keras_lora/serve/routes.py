@@ -75,8 +75,7 @@ def add_routes(
     def model(name: str) -> dict[str, Any]:
         """One of them."""
         engine = service.engine
-        own = engine.own_name(check_name(name))
-        info = None if own is None else engine.bank.info(own)
+        info = engine.info(check_name(name))
         return described(engine, born, name, info)
 
     @app.post(PREDICT, tags=["answers"])

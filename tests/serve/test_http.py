@@ -164,6 +164,34 @@ def test_a_name_that_is_not_served(client):
     failed(predict(client, names, X.tolist()), 404, "nobody")
 
 
+def test_an_adapter_that_goes_right_after_a_look(monkeypatch):
+    app = app_on(None)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        ready(client)
+        bank = app.state.service.engine.bank
+        look = bank.info
+
+        def last_look(name):
+            info = look(name)
+            bank.unload(name)
+            return info
+
+        def unknown_after(ask):
+            bank.load("t0", few_tasks()["t0"].path)
+            with monkeypatch.context() as patch:
+                patch.setattr(bank, "info", last_look)
+                first = ask()
+            failed(ask(), 404, "t0")
+            return first
+
+        failed(
+            unknown_after(lambda: predict(client, "t0", X.tolist())), 404, "t0"
+        )
+        # One look is all that it takes to describe it.
+        told = unknown_after(lambda: client.get("/v1/models/t0"))
+        assert told.status_code == 200 and told.json()["id"] == "t0"
+
+
 @pytest.mark.parametrize(
     "name", ["../t0", "/etc/passwd", "t0\0", "", ".", "a" * 101, "ä", "\ud800"]
 )
