@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from keras_lora.files.sizes import LARGEST
 from keras_lora.methods.lora.low_rank import low_rank_settings
 from keras_lora.peft.patterns import Patterns, wrong_patterns
 from keras_lora.settings import positive_int, positive_number, share
@@ -74,14 +75,14 @@ def unsupported(config: Config) -> list[str]:
 
 def malformed(config: Config) -> list[str]:
     """Says which settings that are read are out of their range."""
-    problems = positive_int("r", config.get("r", 8))
+    problems = positive_rank("r", config.get("r", 8))
     problems += positive_number("lora_alpha", config.get("lora_alpha", 8))
     problems += share("lora_dropout", config.get("lora_dropout") or 0.0)
     for name in ("use_rslora", "use_dora"):
         if config.get(name) not in (None, True, False):
             problems.append(f"`{name}` must be true or false")
     for name, check in (
-        ("rank_pattern", positive_int),
+        ("rank_pattern", positive_rank),
         ("alpha_pattern", positive_number),
     ):
         patterns = config.get(name) or {}
@@ -92,6 +93,11 @@ def malformed(config: Config) -> list[str]:
         for key, value in patterns.items():
             problems += check(f"{name}[{key!r}]", value)
     return problems
+
+
+def positive_rank(name: str, value: Any) -> list[str]:
+    """Says what keeps a value from being a rank; JSON's ints have no end."""
+    return positive_int(name, value, LARGEST)
 
 
 class LowRank:

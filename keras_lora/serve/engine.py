@@ -41,6 +41,8 @@ class Engine:
         max_streams: Streams at a time.
         max_length: Tokens of a generation, prompt and answer together; None
             for what the model takes.
+        max_axis: The largest size of an axis that the base leaves open, in
+            rows of numbers. What a preprocessor makes is not measured.
         wait: Seconds that a row waits for others to come.
         queue: Rows that may wait, and that one request may have.
         poll: Seconds between two looks into the folder.
@@ -62,6 +64,7 @@ class Engine:
         max_generations: int = 8,
         max_streams: int = 4,
         max_length: int | None = None,
+        max_axis: int = 512,
         wait: float = 0.004,
         queue: int = 256,
         poll: float = 1.0,
@@ -75,6 +78,7 @@ class Engine:
             ("queue", queue),
         ):
             problems += positive_int(name, value, 100_000)
+        problems += positive_int("max_axis", max_axis)
         for name, seconds in (("wait", wait), ("poll", poll)):
             problems += positive_number(name, seconds)
         if max_length is not None:
@@ -91,6 +95,7 @@ class Engine:
             takes_texts=own or preprocessor is not None,
             is_open=own,
             most=queue,
+            max_axis=max_axis,
         )
         self.folder = None
         if folder is not None:
@@ -146,17 +151,26 @@ class Engine:
                 found[name] = info
         return found
 
-    def own_name(self, name: str | None) -> str | None:
-        """What the bank calls an adapter; None for the base.
+    def info(self, name: str | None) -> AdapterInfo | None:
+        """What an adapter's file says, by one look; None for the base.
 
         Raises:
             UnknownAdapter: There is none of the name.
         """
         if name is None or name == self.base_name:
             return None
-        if self.runner.info(name) is None:
+        found = self.runner.info(name)
+        if found is None:
             raise UnknownAdapter(name)
-        return name
+        return found
+
+    def own_name(self, name: str | None) -> str | None:
+        """What the bank calls an adapter; None for the base.
+
+        Raises:
+            UnknownAdapter: There is none of the name.
+        """
+        return None if self.info(name) is None else name
 
     def predict(
         self, rows: Sequence[Any], adapter: Names = None

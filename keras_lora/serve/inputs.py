@@ -18,13 +18,20 @@ class Reader:
         is_open: Whether it makes them of arrays, too, whose shapes only it
             knows.
         most: Rows a request.
+        max_axis: The largest size of an axis that an input leaves open.
     """
 
     def __init__(
-        self, like: Any, *, takes_texts: bool, is_open: bool, most: int
+        self,
+        like: Any,
+        *,
+        takes_texts: bool,
+        is_open: bool,
+        most: int,
+        max_axis: int,
     ) -> None:
         self.like, self.takes_texts, self.is_open = like, takes_texts, is_open
-        self.most = most
+        self.most, self.max_axis = most, max_axis
         tensors = keras.tree.flatten(like)
         if isinstance(like, dict):
             self.names = sorted(map(str, like))
@@ -87,6 +94,8 @@ class Reader:
             name: as_array(name, inputs[name], self.specs[name])
             for name in self.names
         }
+        for name, array in arrays.items():
+            check_shape(name, array.shape, self.specs[name], self.max_axis)
         counts = {len(array) for array in arrays.values()}
         if len(counts) != 1:
             raise RefusedInput("inputs must have as many rows each")
@@ -118,7 +127,7 @@ def check_text(text: str) -> None:
 
 
 def as_array(name: str, value: Any, spec: Any) -> np.ndarray:
-    """Lists in lists as an array of rows, of the type and shape of an input.
+    """Lists in lists as an array of rows, of the type of an input.
 
     Args:
         name: Of the input.
@@ -144,18 +153,30 @@ def as_array(name: str, value: Any, spec: Any) -> np.ndarray:
     same = np.array_equal(wanted, array) if whole else np.isfinite(wanted).all()
     if not same:
         raise RefusedInput(f"{name!r} has numbers that {dtype} does not hold")
-    if spec is not None:
-        shape = tuple(spec.shape)
-        fits = len(shape) == array.ndim and all(
-            n is None or n == m
-            for n, m in zip(shape[1:], array.shape[1:], strict=True)
-        )
-        if not fits:
-            raise RefusedInput(
-                f"{name!r} takes rows of shape {shape[1:]}. Received: "
-                f"{array.shape[1:]}"
-            )
     return wanted
+
+
+def check_shape(
+    name: str, shape: tuple[int, ...], spec: Any, max_axis: int
+) -> None:
+    """Refuses rows of another shape than an input's, or without measure.
+
+    A model's memory may grow with the square of a length, as attention's does.
+    """
+    wanted, given = tuple(spec.shape)[1:], shape[1:]
+    fits = len(spec.shape) == len(shape) and all(
+        n is None or n == m for n, m in zip(wanted, given, strict=True)
+    )
+    if not fits:
+        raise RefusedInput(
+            f"{name!r} takes rows of shape {wanted}. Received: {given}"
+        )
+    for axis, (n, m) in enumerate(zip(wanted, given, strict=True), 1):
+        if n is None and m > max_axis:
+            raise RefusedInput(
+                f"axis {axis} of {name!r} has a size of {m:,}; at most "
+                f"{max_axis:,} is served where the base leaves it open"
+            )
 
 
 def signature(row: Any) -> Any:

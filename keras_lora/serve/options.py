@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-batch", type=int, default=32, help="rows in a forward pass")
     add("--max-generations", type=int, default=8, help="prompts at a time")
     add("--max-length", type=int, help="tokens, prompt and answer together")
+    add("--max-axis", type=int, default=512, help="size of an open axis")
     add("--max-streams", type=int, default=4, help="streams at a time")
     add("--max-body", type=int, default=4 << 20, help="bytes of a request")
     add("--queue", type=int, default=256, help="rows that may wait")
@@ -76,6 +77,7 @@ def make_engine(options: argparse.Namespace, observe: Any) -> Any:
         max_generations=options.max_generations,
         max_streams=options.max_streams,
         max_length=options.max_length,
+        max_axis=options.max_axis,
         wait=options.wait / 1e3,
         queue=options.queue,
         poll=options.poll,

@@ -19,18 +19,24 @@ MOST_NUMBERS = 1_000_000
 def check_size(engine: Engine, rows: list[Any], names: Sequence[str]) -> None:
     """Refuses rows whose outputs would be more than an answer holds.
 
-    What an adapter's head gives is as large as its file says, and small.
+    It is an estimate: what a head gives, and what a base gives that has no
+    graph or makes its inputs of texts, is counted once it is there.
     """
     numbers = 0
     for row, name in zip(rows, names, strict=True):
-        own = engine.own_name(name)
-        if own is None or engine.bank.info(own).head is None:
+        info = engine.info(name)
+        if info is None or info.head is None:
             numbers += numbers_of(engine.bank.base, row)
+    check_count(numbers)
+
+
+def check_count(numbers: int) -> None:
+    """Refuses more numbers than an answer holds."""
     if numbers > MOST_NUMBERS:
         raise RefusedInput(
             f"the answer would have {numbers:,} numbers; at most "
             f"{MOST_NUMBERS:,} are served: send fewer rows, or ask an adapter "
-            "with a head"
+            "with a head that gives less"
         )
 
 

@@ -19,7 +19,12 @@ from keras_lora.serve.errors import RefusedInput, without_paths
 from keras_lora.serve.failures import Refused, refusal
 from keras_lora.serve.folder import FolderWatcher
 from keras_lora.serve.metrics import TYPE, Metrics
-from keras_lora.serve.replies import check_size, count_of, predictions
+from keras_lora.serve.replies import (
+    check_count,
+    check_size,
+    count_of,
+    predictions,
+)
 
 MODELS = "/v1/models"
 PREDICT = "/v1/predict"
@@ -70,8 +75,7 @@ def add_routes(
     def model(name: str) -> dict[str, Any]:
         """One of them."""
         engine = service.engine
-        own = engine.own_name(check_name(name))
-        info = None if own is None else engine.bank.info(own)
+        info = engine.info(check_name(name))
         return described(engine, born, name, info)
 
     @app.post(PREDICT, tags=["answers"])
@@ -93,7 +97,9 @@ def add_routes(
             check_name(name)
         check_size(engine, rows, names)
         found = await all_of(engine.predict(rows, names), "inputs")
-        if count_of(found) <= SMALL:
+        count = count_of(found)
+        check_count(count)
+        if count <= SMALL:
             return predictions(names, found)
         return await run_in_threadpool(predictions, names, found)
 

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import keras_lora
-from tests.helpers import hosts_of, numpy_of, state
+from tests.helpers import hosts_of, numpy_of, refused, state
 from tests.peft.fixtures import NAMES, SIZES, factors, small_base, write_folder
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -163,7 +163,12 @@ def nothing(tensors):
         (changed(lora_alpha=float("inf")), "lora_alpha"),
         (changed(lora_alpha=1e300), "alpha is out of range"),
         (changed(lora_alpha=[16]), "lora_alpha"),
-        (changed(r=10**400), "rank 2"),
+        (changed(r=10**400), "`r`"),
+        (changed(r=10**400, use_rslora=True), "`r`"),
+        (
+            changed(rank_pattern={"up": 10**400}, use_rslora=True),
+            "rank_pattern['up']",
+        ),
         (changed(r=True), "`r`"),
         (changed(lora_dropout="x"), "lora_dropout"),
         (changed(use_rslora="yes"), "use_rslora"),
@@ -206,6 +211,21 @@ def test_a_spoiled_folder_is_refused(tmp_path, spoil, word):
     except ValueError as error:
         text = str(error)
     assert "\x1b" not in text
+
+
+def test_ranks_without_end_are_told_with_all_else(tmp_path):
+    folder = write_folder(tmp_path / "folder")
+    huge = 10**400
+    changed(r=huge, rank_pattern={"up": huge}, use_rslora=True, bias="all")(
+        folder
+    )
+    base = small_base()
+    before = state(base)
+    words = ("`r`", "`rank_pattern['up']`", "bias='all'")
+    refused(lambda: keras_lora.load_peft(base, folder, names=NAMES), *words)
+    assert state(base) == before
+    info = keras_lora.inspect_adapter(folder)
+    assert info.layers == {} and len(info.problems) == 3
 
 
 def test_a_folder_of_links_is_a_folder(tmp_path):

@@ -1,5 +1,6 @@
 """`keras-lora serve` as a process, and as OpenAI's own client sees it."""
 
+import argparse
 import signal
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 from keras_lora.cli import main
 from keras_lora.serve.base import read_base
 from keras_lora.serve.completions import Until
+from keras_lora.serve.options import add_arguments, make_engine
 from tests.banks import few_tasks, off
 from tests.helpers import refused
 from tests.presets import TASKS, TEXTS, write_preset
@@ -221,6 +223,19 @@ def test_a_base_by_function_file_or_preset(tmp_path):
     backbone = TASKS["TextClassifier"]().backbone
     backbone.save_to_preset(str(tmp_path / "backbone"))
     assert read_base(str(tmp_path / "backbone"))[0].name == backbone.name
+
+
+def test_an_option_reaches_the_engine(tmp_path):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    base = ["tests.serve.bases:alone", "--adapters", str(tmp_path)]
+    for words, size in ((), 512), (("--max-axis", "7"), 7):
+        engine = make_engine(parser.parse_args([*base, *words]), None)
+        try:
+            assert engine.reader.max_axis == size
+        finally:
+            engine.stop()
+            engine.bank.detach()
 
 
 @pytest.mark.parametrize(

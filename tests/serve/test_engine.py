@@ -397,6 +397,7 @@ def deep(levels):
 def test_settings_are_checked():
     bank = keras_lora.AdapterBank(sequential())
     refused(lambda: Engine(bank, max_batch=0, wait=-1), "max_batch", "wait")
+    refused(lambda: Engine(bank, max_axis=0), "max_axis")
     refused(lambda: Engine(bank, folder="/nowhere/at/all"), "cannot be read")
     bank.detach()
 

@@ -19,7 +19,17 @@ from keras_lora.serve.app import create_app
 from keras_lora.serve.bodies import Complete, Predict
 from keras_lora.serve.errors import RefusedInput
 from keras_lora.serve.gate import Limits
-from tests.banks import call, few_tasks, off, rows, sequential
+from tests.banks import (
+    call,
+    dense_head,
+    few_tasks,
+    lora,
+    make_task,
+    off,
+    rows,
+    sequential,
+)
+from tests.models import set_random
 from tests.serve.served import copy_tasks, put, wait_until
 from tests.serve.test_engine import blocked
 
@@ -154,6 +164,34 @@ def test_a_name_that_is_not_served(client):
     failed(predict(client, names, X.tolist()), 404, "nobody")
 
 
+def test_an_adapter_that_goes_right_after_a_look(monkeypatch):
+    app = app_on(None)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        ready(client)
+        bank = app.state.service.engine.bank
+        look = bank.info
+
+        def last_look(name):
+            info = look(name)
+            bank.unload(name)
+            return info
+
+        def unknown_after(ask):
+            bank.load("t0", few_tasks()["t0"].path)
+            with monkeypatch.context() as patch:
+                patch.setattr(bank, "info", last_look)
+                first = ask()
+            failed(ask(), 404, "t0")
+            return first
+
+        failed(
+            unknown_after(lambda: predict(client, "t0", X.tolist())), 404, "t0"
+        )
+        # One look is all that it takes to describe it.
+        told = unknown_after(lambda: client.get("/v1/models/t0"))
+        assert told.status_code == 200 and told.json()["id"] == "t0"
+
+
 @pytest.mark.parametrize(
     "name", ["../t0", "/etc/passwd", "t0\0", "", ".", "a" * 101, "ä", "\ud800"]
 )
@@ -279,9 +317,72 @@ def test_rows_of_any_length_are_measured_by_their_own():
         x = keras.Input((None,))
         return keras.Model(x, keras.ops.stack([x] * 1_000, axis=-1))
 
-    with TestClient(app_on(None, base=sequence)) as client:
+    with TestClient(app_on(None, base=sequence, max_axis=2_000)) as client:
         ready(client)
         failed(predict(client, "base", [[1] * 1_001]), 422, "1,001,000 numbers")
+
+
+def per_token():
+    """A base that gives three numbers a token."""
+    base = keras.Sequential([keras.Input((None, 1)), keras.layers.Dense(3)])
+    set_random(base.weights, 0)
+    return base
+
+
+def test_what_came_out_of_texts_is_measured():
+    def words(texts):
+        return np.ones((len(texts), int(texts[0]), 1))
+
+    with TestClient(app_on(None, base=per_token, preprocessor=words)) as client:
+        ready(client)
+        failed(predict(client, "base", ["400000"]), 422, "1,200,000 numbers")
+        assert predict(client, "base", ["2"]).status_code == 200
+
+
+def test_what_came_out_of_a_head_on_each_token_is_measured(tmp_path):
+    head = dense_head(256)
+    make_task(
+        per_token(),
+        tmp_path / "t.safetensors",
+        lora(),
+        rows(2, 9, 1),
+        head=head,
+    )
+    with TestClient(app_on(None, base=per_token)) as client:
+        ready(client)
+        client.app.state.service.engine.bank.load(
+            "t", tmp_path / "t.safetensors"
+        )
+        failed(
+            predict(client, "t", [[[1]] * 500] * 8), 422, "1,024,000 numbers"
+        )
+        few = predict(client, "t", [[[1]] * 2]).json()["data"]
+        assert np.shape(few[0]["outputs"]) == (2, 256)
+
+
+def test_a_row_of_any_length_is_bounded_before_it_runs(monkeypatch):
+    def pairs():
+        x = keras.Input((None, 1), name="x")
+        y = keras.Input((None, 2), name="y")
+        seen = [keras.layers.GlobalAveragePooling1D()(z) for z in (x, y)]
+        return keras.Model({"x": x, "y": y}, keras.layers.Concatenate()(seen))
+
+    def asked(client, long, other):
+        inputs = {"x": [[[1]] * long], "y": [[[1, 2]] * other]}
+        return predict(client, "base", inputs)
+
+    app = app_on(None, base=pairs)
+    with TestClient(app) as client:
+        ready(client)
+        assert asked(client, 512, 3).status_code == 200
+        bank = app.state.service.engine.bank
+        monkeypatch.setattr(bank, "predict", raising(AssertionError("it ran")))
+        failed(asked(client, 513, 3), 422, "axis 1 of 'x'", "513", "512")
+        failed(asked(client, 3, 6_000), 422, "axis 1 of 'y'", "6,000", "512")
+    with TestClient(app_on(None, base=pairs, max_axis=5)) as client:
+        ready(client)
+        failed(asked(client, 6, 1), 422, "at most 5 is served")
+        assert asked(client, 5, 1).status_code == 200
 
 
 def test_a_row_that_gives_no_number_is_refused():
