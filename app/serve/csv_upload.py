@@ -3,6 +3,7 @@
 import csv
 import io
 import unicodedata
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,12 +17,14 @@ from app.serve.limits import (
     MAX_FILE_BYTES,
     MAX_UPLOAD_MEGABYTES,
 )
-from app.texts.data import Split, Splits, drop_duplicates, split
+from app.texts.data import Split, Splits, draw, drop_duplicates, split
 from keras_lora.errors import raise_if
 
 MAX_ROWS = 5_000
 FEWEST_ROWS = 40
 FEWEST_OF_A_CLASS = 8
+FEWEST_DRAWN = 50
+"""Rows of a class that are drawn at least, if it has them."""
 MAX_LABEL = 40
 """Characters of a label."""
 MAX_COLUMNS = 200
@@ -179,7 +182,8 @@ def labelled(
     """The texts of one column with the labels of another.
 
     Rows that lack one of them are left out and counted; of very many rows
-    some are drawn.
+    some are drawn, of each label as many as is its share, and enough of a
+    rare one.
 
     Raises:
         ValueError: everything wrong with what is left, at once.
@@ -188,14 +192,14 @@ def labelled(
         raise ValueError(
             f"{name} was not taken: texts and labels are the same column"
         )
-    found, kinds, count = Counter[str](), set[str](), 0
+    found, numbers, kinds = Counter[str](), dict[str, int](), array("i")
     for _, kind in _good(table, text, label, found):
-        count += 1
-        kinds.add(kind)
-        if len(kinds) > MOST_LABELS:
+        kinds.append(numbers.setdefault(kind, len(numbers)))
+        if len(numbers) > MOST_LABELS:
             break
+    count = len(kinds)
     left_out = {why: found[why] for why in WHYS if found[why]}
-    problems = _wrong_classes(kinds)
+    problems = _wrong_classes(set(numbers))
     if count < FEWEST_ROWS:
         more = "".join(f"; {n:,} {why}" for why, n in left_out.items())
         problems.insert(
@@ -205,7 +209,7 @@ def labelled(
         )
     raise_if(f"{name} was not taken", problems)
     sampled = count if count > MAX_ROWS else None
-    drawn = set(np.random.default_rng(0).permutation(count)[:MAX_ROWS].tolist())
+    drawn = set(draw(np.array(kinds), MAX_ROWS, fewest=FEWEST_DRAWN).tolist())
     good = [
         pair
         for row, pair in enumerate(_good(table, text, label, Counter()))

@@ -167,6 +167,15 @@ def test_of_very_many_rows_some_are_drawn():
     assert again.corpus.texts == upload.corpus.texts
 
 
+def test_a_rare_label_is_drawn_as_well():
+    data = "text,label\n" + rows_of(20_000) + rows_of(9, "rare", "other")
+    upload = labelled(read_table(data.encode()), 0, 1)
+    assert upload.classes == ("a", "rare") and len(upload.corpus) == 5_000
+    assert upload.corpus.labels.sum() == 9
+    splits = split_upload(upload.corpus, upload.classes)
+    assert len(set(splits.train.labels)) == 2
+
+
 def most_memory(act):
     """The most bytes that Python held at once while something ran."""
     tracemalloc.start()
