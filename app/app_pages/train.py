@@ -155,7 +155,7 @@ def read_own() -> tuple[str, tuple[str, ...], Splits] | None:
             everyone,
             index=guess,
             format_func=title,
-            key=f"column-{what}-{name}-{len(table.rows)}",
+            key=f"column-{what}-{name}-{table.count}",
         )
         for place, what, guess in zip(
             (left, right), ("Texts", "Labels"), guessed, strict=True
@@ -165,7 +165,7 @@ def read_own() -> tuple[str, tuple[str, ...], Splits] | None:
         pd.DataFrame(
             [
                 {"text": row[picked[0]], "label": row[picked[1]]}
-                for row in table.rows[:PREVIEW]
+                for row in table.first[:PREVIEW]
             ]
         ),
         hide_index=True,

@@ -18,6 +18,9 @@ from app.texts.data import Splits
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
 """Values of `C` that the validation texts choose from."""
 
+NEVER = -1e9
+"""A logit whose probability is 0 beside any other."""
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -40,10 +43,14 @@ def frozen_probe(
     splits: Splits,
     tokenizer: Tokenizer,
     each: Callable[[], None] = lambda: None,
+    classes: int | None = None,
 ) -> Probe:
     """A logistic regression on the frozen base's features.
 
-    `each` is called before each batch; what it raises ends the work.
+    Args:
+        base, splits, tokenizer: what is measured, and on what.
+        each: called before each batch; what it raises ends the work.
+        classes: how many labels there are; None for those of the texts.
     """
     train, validation, test = (
         predict_texts(base, part.texts, tokenizer, each=each)
@@ -52,20 +59,30 @@ def frozen_probe(
     accuracy, pipeline = _best(
         [StandardScaler()], splits, train, validation, test
     )
-    return Probe(accuracy, *_linear(*pipeline))
+    if classes is None:
+        parts = (splits.train, splits.validation, splits.test)
+        classes = 1 + max(int(part.labels.max()) for part in parts)
+    return Probe(accuracy, *_linear(*pipeline, classes))
 
 
 def _linear(
-    scaler: StandardScaler, classifier: LogisticRegression
+    scaler: StandardScaler, classifier: LogisticRegression, classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel and bias that do both steps at once."""
+    """Kernel and bias that do both steps at once, with a column a label.
+
+    A label that the training texts lack is never given.
+    """
     kernel, bias = classifier.coef_.T, classifier.intercept_
     if kernel.shape[1] == 1:  # of two classes, the second one's odds
         kernel = np.concatenate([np.zeros_like(kernel), kernel], axis=1)
         bias = np.concatenate([np.zeros_like(bias), bias])
     kernel = kernel / scaler.scale_[:, None]
     bias = bias - scaler.mean_ @ kernel
-    return kernel.astype("float32"), bias.astype("float32")
+    kernels = np.zeros((len(kernel), classes), "float32")
+    biases = np.full(classes, NEVER, "float32")
+    kernels[:, classifier.classes_] = kernel
+    biases[classifier.classes_] = bias
+    return kernels, biases
 
 
 def bag_of_words(splits: Splits) -> float:

@@ -3,8 +3,11 @@
 import csv
 import io
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -14,19 +17,32 @@ from app.serve.limits import (
     MAX_FILE_BYTES,
     MAX_UPLOAD_MEGABYTES,
 )
-from app.texts.data import Split, Splits, drop_duplicates, split
+from app.texts.data import Split, Splits, draw, drop_duplicates, split
 from keras_lora.errors import raise_if
 
 MAX_ROWS = 5_000
 FEWEST_ROWS = 40
 FEWEST_OF_A_CLASS = 8
+FEWEST_DRAWN = 50
+"""Rows of a class that are drawn at least, if it has them."""
 MAX_LABEL = 40
 """Characters of a label."""
 MAX_COLUMNS = 200
 
+WHYS: dict[str, Callable[[str, str], bool]] = {
+    "without a text": lambda words, kind: not words,
+    "without a label": lambda words, kind: not kind,
+    f"with a text of over {MAX_CHARACTERS:,} characters": (
+        lambda words, kind: len(words) > MAX_CHARACTERS
+    ),
+}
+"""Why a row is left out."""
+
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 LOOKED_AT = 200
 """Rows by which the delimiter and the columns are told."""
+MOST_LABELS = 1_000
+"""Different labels that are counted: where there are more, no more is read."""
 
 TEXTS = ("text", "sentence", "review", "message", "comment", "content", "body")
 LABELS = ("label", "class", "category", "sentiment", "topic", "target", "tag")
@@ -35,19 +51,31 @@ LABELS = ("label", "class", "category", "sentiment", "topic", "target", "tag")
 
 @dataclass(frozen=True)
 class Table:
-    """A CSV's cells.
+    """A CSV whose lines are read as they are asked for.
+
+    As lists, the cells of a small file may take a thousand times its size.
 
     Args:
         columns: the first line: what the columns are called.
-        rows: the other lines that are not empty, as long as `columns`.
+        content: the whole file.
         encoding: how its bytes were read, for people.
         delimiter: what stands between its cells.
+        first: the first rows, as many as are looked at.
+        count: how many rows there are.
     """
 
     columns: tuple[str, ...]
-    rows: list[list[str]]
+    content: str = field(repr=False)
     encoding: str
     delimiter: str
+    first: list[list[str]] = field(default_factory=list)
+    count: int = 0
+
+    def rows(self) -> Iterator[list[str]]:
+        """The lines but the first that are not empty, as long as `columns`."""
+        lines = _lines_of(self.content, self.delimiter)
+        next(lines, None)
+        return _rows_of(lines, len(self.columns))
 
 
 @dataclass(frozen=True)
@@ -110,32 +138,25 @@ def read_table(data: bytes, name: str = "The file") -> Table:
         )
     content, encoding = _decoded(data, what)
     delimiter = _delimiter_of(content)
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter)
+    lines = _lines_of(content, delimiter)
+    first, count = [], 0
     try:
-        columns = tuple(cell.strip() for cell in next(reader, []))
-        width = len(columns)
-        rows = [
-            (row + [""] * (width - len(row)))[:width]
-            for row in reader
-            if any(map(str.strip, row))
-        ]
+        columns = tuple(cell.strip() for cell in next(lines, []))
+        _check_columns(columns, what)
+        for count, row in enumerate(_rows_of(lines, len(columns)), 1):
+            if count <= LOOKED_AT:
+                first.append(row)
     except csv.Error as error:
         raise ValueError(
-            f"{what}: line {reader.line_num:,} is no CSV ({error})"
+            f"{what}: line {lines.line_num:,} is no CSV ({error})"
         ) from None
-    if not 2 <= width <= MAX_COLUMNS:
-        found = ", ".join(repr(cell[:30]) for cell in columns[:8])
-        raise ValueError(
-            f"{what}: its first line must name a column of texts and one of "
-            f"labels. Found: {found or 'nothing'}."
-        )
-    return Table(columns, rows, encoding, delimiter)
+    return Table(columns, content, encoding, delimiter, first, count)
 
 
 def guess_columns(table: Table) -> tuple[int, int]:
     """The columns of the texts and of the labels, by name or by content."""
     names = [name.lower() for name in table.columns]
-    some = table.rows[:LOOKED_AT]
+    some = table.first
 
     def length(column: int) -> int:
         return sum(len(row[column]) for row in some)
@@ -161,7 +182,8 @@ def labelled(
     """The texts of one column with the labels of another.
 
     Rows that lack one of them are left out and counted; of very many rows
-    some are drawn.
+    some are drawn, of each label as many as is its share, and enough of a
+    rare one.
 
     Raises:
         ValueError: everything wrong with what is left, at once.
@@ -170,35 +192,29 @@ def labelled(
         raise ValueError(
             f"{name} was not taken: texts and labels are the same column"
         )
-    pairs = [
-        (" ".join(row[text].split()), row[label].strip()) for row in table.rows
-    ]
-    whys = {
-        "without a text": [not words for words, _ in pairs],
-        "without a label": [not kind for _, kind in pairs],
-        f"with a text of over {MAX_CHARACTERS:,} characters": [
-            len(words) > MAX_CHARACTERS for words, _ in pairs
-        ],
-    }
-    good = [
-        pair
-        for pair, *wrong in zip(pairs, *whys.values(), strict=True)
-        if not any(wrong)
-    ]
-    left_out = {why: sum(rows) for why, rows in whys.items() if any(rows)}
-    problems = _wrong_classes([kind for _, kind in good])
-    if len(good) < FEWEST_ROWS:
+    found, numbers, kinds = Counter[str](), dict[str, int](), array("i")
+    for _, kind in _good(table, text, label, found):
+        kinds.append(numbers.setdefault(kind, len(numbers)))
+        if len(numbers) > MOST_LABELS:
+            break
+    count = len(kinds)
+    left_out = {why: found[why] for why in WHYS if found[why]}
+    problems = _wrong_classes(set(numbers))
+    if count < FEWEST_ROWS:
         more = "".join(f"; {n:,} {why}" for why, n in left_out.items())
         problems.insert(
             0,
-            f"{len(good)} rows with a text and a label{more}; at least "
+            f"{count} rows with a text and a label{more}; at least "
             f"{FEWEST_ROWS} are needed",
         )
     raise_if(f"{name} was not taken", problems)
-    sampled = len(good) if len(good) > MAX_ROWS else None
-    if sampled:
-        drawn = np.random.default_rng(0).permutation(sampled)[:MAX_ROWS]
-        good = [good[row] for row in sorted(drawn)]
+    sampled = count if count > MAX_ROWS else None
+    drawn = set(draw(np.array(kinds), MAX_ROWS, fewest=FEWEST_DRAWN).tolist())
+    good = [
+        pair
+        for row, pair in enumerate(_good(table, text, label, Counter()))
+        if row in drawn
+    ]
     classes = tuple(sorted({kind for _, kind in good}))
     number = {kind: i for i, kind in enumerate(classes)}
     labels = np.array([number[kind] for _, kind in good], "int32")
@@ -266,16 +282,63 @@ def _delimiter_of(content: str) -> str:
     return max(DELIMITERS, key=fit)
 
 
+def _lines_of(content: str, delimiter: str) -> Any:
+    """A reader of the whole file, the first line included."""
+    return csv.reader(io.StringIO(content, newline=""), delimiter=delimiter)
+
+
+def _rows_of(lines: Iterable[list[str]], width: int) -> Iterator[list[str]]:
+    """Lines that are not empty, cut or filled up to a width."""
+    for row in lines:
+        if any(map(str.strip, row)):
+            yield (row + [""] * (width - len(row)))[:width]
+
+
+def _check_columns(columns: Sequence[str], what: str) -> None:
+    """Looks at the first line, by whose width all others are cut."""
+    if len(columns) > MAX_COLUMNS:
+        raise ValueError(
+            f"{what}: its first line names {len(columns):,} columns; at most "
+            f"{MAX_COLUMNS} are taken"
+        )
+    if len(columns) < 2:
+        found = ", ".join(repr(cell[:30]) for cell in columns)
+        raise ValueError(
+            f"{what}: its first line must name a column of texts and one of "
+            f"labels. Found: {found or 'nothing'}."
+        )
+
+
+def _good(
+    table: Table, text: int, label: int, left_out: Counter[str]
+) -> Iterator[tuple[str, str]]:
+    """Each row's text and label; counts the rows that are left out."""
+    for row in table.rows():
+        pair = " ".join(row[text].split()), row[label].strip()
+        wrong = [why for why, is_wrong in WHYS.items() if is_wrong(*pair)]
+        if wrong:
+            left_out.update(wrong)
+        else:
+            yield pair
+
+
 def _named(names: Sequence[str], known: Sequence[str]) -> int | None:
     """The column with the first of some names, if there is one."""
     return next((names.index(name) for name in known if name in names), None)
 
 
-def _wrong_classes(names: list[str]) -> list[str]:
-    classes = {name for name in names if name}
-    if len(classes) < 2 and names:
-        one = f" ({classes.pop()[:MAX_LABEL]!r})" if classes else ""
-        return [f"there is one class only{one}; at least 2 are needed"]
+def _wrong_classes(classes: set[str]) -> list[str]:
+    if len(classes) == 1:
+        (one,) = classes
+        return [
+            f"there is one class only ({one[:MAX_LABEL]!r}); at least 2 are "
+            "needed"
+        ]
+    if len(classes) > MOST_LABELS:
+        return [
+            f"over {MOST_LABELS:,} different labels; at most {MAX_CLASSES} "
+            "are taken"
+        ]
     problems = []
     if long := [name for name in classes if len(name) > MAX_LABEL]:
         problems.append(

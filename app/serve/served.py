@@ -1,7 +1,7 @@
 """What the demo knows of one adapter it serves: labels, probe, figures."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from app.serve.messages import message_of
 from app.texts.data import Splits
 from app.texts.tasks import Task, get_task
 from keras_lora.files import AdapterInfo
+from keras_lora.serve.answers import Prediction, gives_shares
 
 SHIP = "python -m app.ship"
 """The command that makes the adapters' files."""
@@ -60,25 +61,27 @@ class Served:
     results: dict[str, Any] = field(default_factory=dict)
     splits: Splits | None = None
 
+    @property
+    def gives_shares(self) -> bool | None:
+        """Whether the head's outputs are probabilities already.
+
+        None where it cannot be told; nothing is served then.
+        """
+        return gives_shares(self.info, None)
+
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
-        """The head's outputs as a probability for each label."""
-        return outputs if gives_shares(self.info) else softmax(outputs)
+        """A probability for each label, as `keras-lora serve` gives it.
+
+        `outputs` are the head's, for one text.
+        """
+        info = replace(self.info, labels=self.labels)
+        return Prediction(outputs, info, self.gives_shares).probabilities
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities along the last axis."""
     powers = np.exp(logits - logits.max(-1, keepdims=True))
     return powers / powers.sum(-1, keepdims=True)
-
-
-def gives_shares(info: Any) -> bool:
-    """Whether a stored head ends in a softmax of its own."""
-    if info.head is None or not info.head["layers"]:
-        return False
-    last = info.head["layers"][-1]
-    return last["class"] == "Softmax" or (
-        last["config"].get("activation") == "softmax"
-    )
 
 
 def title_of(name: str) -> str:

@@ -21,6 +21,7 @@ from app.serve.room import Room
 from app.serve.served import Served, Shipped, read_shipped
 from app.texts.base import MAX_TOKENS, Tokenizer, load_base, pad
 from app.texts.fetch import Progress
+from keras_lora.errors import raise_if
 
 LENGTHS = (16, 32, 64, MAX_TOKENS)
 """Tokens that a call's rows are padded to: few, so that few are traced."""
@@ -169,16 +170,24 @@ class Service:
         """Tries a loaded adapter on one text, and unloads what is no use.
 
         Raises:
-            ValueError: its head gives anything but a number for each label.
+            ValueError: its head gives anything but a number for each label,
+                or numbers of which nobody knows what they are.
         """
+        problems = []
         try:
             outputs = self.bank.predict(pad([[1, 2]], LENGTHS[0]), served.name)
             shape = np.shape(outputs)[1:]
             if shape != (len(served.labels),) or not np.isfinite(outputs).all():
-                raise ValueError(
+                problems.append(
                     f"its head gives {shape} per text, where "
                     f"{len(served.labels)} labels need one number each"
                 )
+            if served.gives_shares is None:
+                problems.append(
+                    "it cannot be told whether its head gives probabilities: "
+                    "let it end in a softmax, a sigmoid or a plain dense layer"
+                )
+            raise_if(f"{served.title} was not loaded", problems)
         except BaseException:
             self.bank.unload(served.name)
             raise

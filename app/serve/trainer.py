@@ -25,7 +25,7 @@ from app.serve.job import Job, Outcome, Point, Run
 from app.serve.messages import message_of
 from app.serve.served import softmax
 from app.serve.service import Source
-from app.texts.data import Split, Splits
+from app.texts.data import Split, Splits, draw, take
 
 AWAY_SECONDS = 30.0
 """How long a visitor may be gone, on a bad line, before a run is ended."""
@@ -125,14 +125,10 @@ def _mind(run: Run, here: Callable[[], bool]) -> None:
 
 
 def smaller(splits: Splits, train: int, seed: int = 0) -> Splits:
-    """At most so many training texts, and fewer held-out ones, at random."""
-    rng = np.random.default_rng(seed)
+    """At most so many training texts, and fewer held-out ones, by class."""
 
     def some(part: Split, most: int) -> Split:
-        if len(part) <= most:
-            return part
-        rows = rng.permutation(len(part))[:most]
-        return Split([part.texts[i] for i in rows], part.labels[rows])
+        return take(part, draw(part.labels, most, seed))
 
     return Splits(
         some(splits.train, train),
@@ -217,7 +213,11 @@ def _measure_baselines(run: Run, base: Any, tokenizer: Any) -> Probe:
     run.baselines[BAG_OF_WORDS] = bag_of_words(run.job.splits)
     phase(FROZEN_FEATURES)
     probe = frozen_probe(
-        base, run.job.splits, tokenizer, lambda: _end_if(run.stopping)
+        base,
+        run.job.splits,
+        tokenizer,
+        lambda: _end_if(run.stopping),
+        classes=len(run.job.labels),
     )
     run.baselines[FROZEN_FEATURES] = probe.accuracy
     return probe

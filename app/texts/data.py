@@ -73,7 +73,7 @@ def drop_duplicates(corpus: Split) -> Split:
         seen = first.setdefault(key, row)
         if corpus.labels[seen] != corpus.labels[row]:
             torn.add(seen)
-    return _take(corpus, [row for row in first.values() if row not in torn])
+    return take(corpus, [row for row in first.values() if row not in torn])
 
 
 def split(corpus: Split, seed: int = 0) -> Splits:
@@ -92,11 +92,45 @@ def split(corpus: Split, seed: int = 0) -> Splits:
         for part, cut in zip(parts, np.split(rows, cuts), strict=True):
             part.extend(cut)
     test, validation, train = (
-        _take(corpus, rng.permutation(part)) for part in parts
+        take(corpus, rng.permutation(part)) for part in parts
     )
     return Splits(train, validation, test)
 
 
-def _take(corpus: Split, rows: Sequence[int]) -> Split:
+def draw(
+    labels: np.ndarray, most: int, seed: int = 0, fewest: int = 1
+) -> np.ndarray:
+    """Draws rows by class, so that a rare one is not lost.
+
+    Args:
+        labels: int (rows,), from 0.
+        most: how many rows to draw; all where there are no more.
+        seed: of the drawing.
+        fewest: of each class at least so many, or all that it has, even
+            where that makes more than `most`. What is left of `most` goes to
+            the classes in proportion.
+
+    Returns:
+        The numbers of the rows, in rising order.
+    """
+    if len(labels) <= most:
+        return np.arange(len(labels))
+    counts = np.bincount(labels)
+    shares = np.minimum(counts, fewest)
+    spare, left = counts - shares, max(0, most - shares.sum())
+    whole, rest = np.divmod(spare * left, max(1, spare.sum()))
+    shares = shares + whole
+    missing = left - whole.sum()
+    shares[np.argsort(-rest, kind="stable")[:missing]] += 1
+    rng = np.random.default_rng(seed)
+    drawn = [
+        rng.permutation(np.flatnonzero(labels == label))[:share]
+        for label, share in enumerate(shares)
+    ]
+    return np.sort(np.concatenate(drawn))
+
+
+def take(corpus: Split, rows: Sequence[int] | np.ndarray) -> Split:
+    """Some rows of a corpus, in the order given."""
     rows = np.asarray(rows, dtype="int64")
     return Split([corpus.texts[i] for i in rows], corpus.labels[rows])

@@ -54,11 +54,32 @@ MADE_OF = {
 """What a description has to agree in, and what to say where it does not."""
 
 
+def place_of(folder: Path) -> Path:
+    """Where a folder lies or is to lie: a folder cannot take a link's name."""
+    try:
+        found = os.path.realpath(folder)
+    except (OSError, ValueError) as error:
+        raise_if(f"{folder} is no folder", [str(error)])
+    return Path(found)
+
+
+def wrong_place(folder: Path) -> list[str]:
+    """What keeps another folder from taking a folder's place."""
+    if os.path.ismount(folder):
+        problem = "something is mounted there"
+    elif folder.is_dir() and folder.samefile("."):
+        problem = "it is the working directory"
+    else:
+        return []
+    return [f"{problem}, so that it cannot be replaced: name a folder in it"]
+
+
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill, which gets its name when all went well."""
     part = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.part")
     what = f"{folder} was not written"
+    raise_if(what, wrong_place(folder))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(folder)

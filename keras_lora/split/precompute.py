@@ -42,10 +42,11 @@ def precompute(
             `keras.utils.PyDataset`; the latter two with labels and weights of
             rows as `fit` takes them. Batches may have different lengths.
         folder: Where the features are kept, in files that are read as they
-            are needed; None for memory. It is whole or not there. One that is
-            there already is used if it was made by the same weights of the
-            same inputs, labels and settings; then only the inputs are read,
-            and the first batch is run to compare.
+            are needed; None for memory. It is whole or not there. Links are
+            followed; a new one is no mount point and not the working
+            directory. One that is there already is used if it was made by the
+            same weights of the same inputs, labels and settings; then only the
+            inputs are read, and the first batch is run to compare.
         y: Labels beside arrays.
         sample_weight: Weights of rows beside arrays and labels.
         batch_size: Rows at a time, here (of arrays) and in training.
@@ -67,7 +68,8 @@ def precompute(
     Raises:
         ValueError: A setting or the inputs are not as said above, the model
             gives no row for each row, values are too large for `dtype`, or
-            the folder holds something else. What was there is as it was.
+            the folder holds something else or cannot be made. What was there
+            is as it was.
 
     Example:
 
@@ -102,6 +104,7 @@ def precompute(
 
 def in_folder(work: Work, folder: Path) -> list[Bucket]:
     """Features from a folder, which is made if it is not there."""
+    folder = folders.place_of(folder)
     if not folders.is_there(folder):
         with folders.new_folder(folder) as part:
             buckets, made_of = work.fill(part)

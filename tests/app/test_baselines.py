@@ -1,11 +1,14 @@
 """What the adapter is measured against."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 
 from app.learn.baselines import bag_of_words, frozen_probe
 from app.learn.batches import predict_texts
+from app.serve.served import Probe
 from app.texts.data import Split, split
 from tests.models import set_random
 
@@ -52,6 +55,29 @@ def test_the_probe_is_a_head_on_the_bases_features(classes):
     right = logits.argmax(-1) == splits.test.labels
     assert np.mean(right) == pytest.approx(probe.accuracy)
     assert probe.accuracy > 1 / classes + 0.1
+
+
+@pytest.mark.parametrize("lacking", [(1,), (1, 2)])
+def test_labels_that_the_training_texts_lack_keep_their_columns(lacking):
+    """Columns that move up would be read as other labels."""
+    base, splits = small_base(), small_corpus(4)
+    kept = ~np.isin(splits.train.labels, lacking)
+    train = Split(
+        [t for t, k in zip(splits.train.texts, kept, strict=True) if k],
+        splits.train.labels[kept],
+    )
+    few = dataclasses.replace(splits, train=train)
+    probe = frozen_probe(base, few, WordIds(), classes=5)
+    assert probe.kernel.shape == (6, 5) and probe.bias.shape == (5,)
+    features = predict_texts(base, splits.test.texts, WordIds())
+    shares = Probe(probe.kernel, probe.bias).probabilities(features)
+    assert shares[:, [*lacking, 4]].max() == 0
+    right = shares.argmax(-1) == splits.test.labels
+    assert np.mean(right) == pytest.approx(probe.accuracy)
+    # The columns are those labels': it is mostly right about them.
+    seen = ~np.isin(splits.test.labels, lacking)
+    assert np.mean(right[seen]) > 0.5
+    assert frozen_probe(base, few, WordIds()).bias.shape == (4,)
 
 
 def test_a_bag_of_words_learns_too():

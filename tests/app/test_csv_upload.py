@@ -1,5 +1,6 @@
 """A visitor's CSV: what is read, and what each bad one is told."""
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -145,7 +146,7 @@ def test_rows_that_lack_something_are_counted_and_left_out():
         "1 row without a text left out",
         "3 rows without a label left out",
     ]
-    assert len(upload.corpus) == len(table.rows) - 4
+    assert len(upload.corpus) == table.count - 4
 
 
 def test_a_text_that_is_too_long_is_left_out():
@@ -164,6 +165,67 @@ def test_of_very_many_rows_some_are_drawn():
     assert 2400 < upload.corpus.labels.sum() < 2600
     again = labelled(table, 0, 1)
     assert again.corpus.texts == upload.corpus.texts
+
+
+def test_a_rare_label_is_drawn_as_well():
+    data = "text,label\n" + rows_of(20_000) + rows_of(9, "rare", "other")
+    upload = labelled(read_table(data.encode()), 0, 1)
+    assert upload.classes == ("a", "rare") and len(upload.corpus) == 5_000
+    assert upload.corpus.labels.sum() == 9
+    splits = split_upload(upload.corpus, upload.classes)
+    assert len(set(splits.train.labels)) == 2
+
+
+def most_memory(act):
+    """The most bytes that Python held at once while something ran."""
+    tracemalloc.start()
+    try:
+        act()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_very_wide_file_is_refused_before_its_rows_are_read():
+    """As lists as wide as the first line, these rows took 40 GB."""
+    data = b"t,l" + b",x" * 100_000 + b"\n" + b"a\n" * 500
+    message = "names 100,002 columns; at most 200"
+
+    def read():
+        with pytest.raises(ValueError, match=message):
+            read_table(data)
+
+    assert most_memory(read) < 50_000_000
+
+
+def test_many_short_rows_are_counted_and_not_kept():
+    data = b"text,label\n" + b"".join(
+        b"%d,%s\n" % (i, b"yes" if i % 3 else b"no") for i in range(60_000)
+    )
+    data += b",no\n" * 1_000 + b"\n" * 1_000
+    uploads = []
+
+    def read():
+        table = read_table(data)
+        assert table.count == 61_000
+        uploads.append(labelled(table, *guess_columns(table)))
+
+    # As lists of cells they took 20 MB. Here it is four bytes a character
+    # while lines are read, and the rows that are drawn.
+    assert len(data) < 700_000
+    assert most_memory(read) < 9_000_000
+    (upload,) = uploads
+    assert upload.told == [
+        "1,000 rows without a text left out",
+        "5,000 of 60,000 rows drawn at random",
+    ]
+    assert len(set(upload.corpus.texts)) == 5_000
+
+
+def test_labels_that_are_all_different_are_not_counted_to_the_end():
+    rows = "".join(f"w {i},l{i}\n" for i in range(1_001)) + "x,\n" * 5
+    with pytest.raises(ValueError, match="over 1,000 different labels; at mo"):
+        read_labels(b"text,label\n" + rows.encode())
 
 
 def test_other_columns_can_be_picked():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from app.texts import data, tasks
-from app.texts.data import Split
+from app.texts.data import Split, draw
 
 
 def corpus(n=200, classes=3):
@@ -118,3 +118,16 @@ def test_every_task_has_a_name_two_labels_and_examples():
         assert task.name == name
         assert len(set(task.labels)) == len(task.labels) >= 2
         assert len(task.examples) >= 3
+
+
+def test_rows_are_drawn_by_class():
+    labels = np.repeat([0, 1, 3], [1_000, 500, 4])
+    rows = draw(labels, 150, seed=1, fewest=3)
+    assert len(set(rows)) == len(rows) == 150
+    assert rows.tolist() == sorted(rows)
+    assert np.bincount(labels[rows]).tolist() == [97, 50, 0, 3]
+    assert rows.tolist() == draw(labels, 150, seed=1, fewest=3).tolist()
+    assert rows.tolist() != draw(labels, 150, seed=2, fewest=3).tolist()
+    # One of each, even where there is no room for it; all where there is.
+    assert np.bincount(labels[draw(labels, 2)]).tolist() == [1, 1, 0, 1]
+    assert draw(labels, 2_000).tolist() == list(range(len(labels)))

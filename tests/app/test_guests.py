@@ -1,16 +1,19 @@
 """Visitors' adapters: checked, apart from others', and gone afterwards."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from keras import layers
 
 import keras_lora
 from app.serve.guests import MOST, Shelf, default_labels, shown_name
 from app.serve.limits import MAX_FILE_BYTES, MAX_RANK
 from app.serve.room import Room
 from benchmarks.costly import costly_file
+from keras_lora.serve.answers import Prediction, gives_shares
 from tests.app.tiny import adapter, tiny_base
 
 TEXT = "a text to tell apart"
@@ -52,15 +55,36 @@ def test_a_bottleneck_may_be_brought_and_traces_nothing_anew(
     assert model.predict_function is before
 
 
-def test_a_head_with_a_softmax_of_its_own_is_not_squashed_twice(
-    shelf, tiny_service, tmp_path
+@pytest.mark.parametrize(
+    "head",
+    [
+        lambda: {"activation": "softmax"},
+        lambda: {"activation": "sigmoid"},
+        lambda: {"behind": [layers.Activation("sigmoid")]},
+        lambda: {
+            "activation": "softmax",
+            "behind": [layers.Reshape((1, 2)), layers.Flatten()],
+        },
+    ],
+    ids=["softmax", "sigmoid", "behind", "shaped"],
+)
+def test_what_a_head_s_own_softmax_or_sigmoid_gave_stays(
+    shelf, tiny_service, tmp_path, head
 ):
-    data = data_of(tmp_path, activation="softmax")
-    served = shelf.add(data, "soft.safetensors")
+    served = shelf.add(data_of(tmp_path, **head()), "soft.safetensors")
     inputs, _ = tiny_service.inputs([TEXT])
     outputs = tiny_service.bank.predict(inputs, adapter=served.name)[0]
+    assert np.ptp(outputs) > 0.1
+    (together,), _ = tiny_service.answer_all([served], TEXT)
+    mixed = tiny_service.answer_mixed([(TEXT, served)])
     found = tiny_service.answer(served, TEXT).probabilities
-    np.testing.assert_allclose(found, outputs, atol=1e-6)
+    for shares in (found, together, *mixed.together):
+        np.testing.assert_allclose(shares, outputs, atol=1e-5)
+    # The same file over HTTP.
+    info = replace(served.info, labels=served.labels)
+    known = gives_shares(info, tiny_service.base)
+    there = Prediction(outputs, info, known).probabilities
+    np.testing.assert_allclose(found, there, atol=1e-5)
 
 
 def test_equal_names_of_two_visitors_do_not_meet(tiny_service, tmp_path):
@@ -213,6 +237,10 @@ lora, bottleneck = keras_lora.LoRAConfig, keras_lora.AdapterConfig
             "no adapter here may sit on: token_embedding",
         ),
         (with_config(classes=1), "1 classes"),
+        (
+            lambda path: adapter(path, behind=[layers.LayerNormalization()]),
+            "cannot be told whether its head gives probabilities",
+        ),
         (with_config(classes=40), "40 classes"),
         (
             lambda path: path.write_bytes(b"x" * (MAX_FILE_BYTES + 1)),

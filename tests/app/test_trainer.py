@@ -15,6 +15,7 @@ from app.serve.guests import Shelf
 from app.serve.job import Job
 from app.serve.service import Source
 from app.serve.trainer import MOST_HELD_OUT, Busy, Trainer, smaller
+from app.texts.data import Split, split
 from tests.app.tiny import TinyTokenizer, csv_bytes, tiny_base, tiny_source
 from tests.marks import pairs
 
@@ -208,3 +209,36 @@ def test_fewer_texts_are_taken_from_all_parts():
     assert len(set(splits.test.texts)) == MOST_HELD_OUT
     again = smaller(split_upload(corpus, labels), 100)
     assert again.train.texts == splits.train.texts
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_class_stays_in_every_part_in_proportion(seed):
+    """Without regard to classes the last one was lost two times in three."""
+    labels = np.repeat(np.arange(3), (3_000, 1_992, 10)).astype("int32")
+    texts = [f"text {row}" for row in range(len(labels))]
+    whole = split(Split(texts, labels))
+    fewer = smaller(whole, 300, seed)
+    parts = (fewer.train, fewer.validation, fewer.test)
+    for part, count in zip(parts, (300, 200, 400), strict=True):
+        assert len(part) == len(set(part.texts)) == count
+        found = np.bincount(part.labels, minlength=3)
+        assert found[2] in (1, 2)
+        assert abs(found[0] / count - 0.6) < 0.01
+        assert [labels[texts.index(t)] for t in part.texts] == [*part.labels]
+
+
+def test_a_probe_trained_on_few_texts_has_a_column_for_every_class(trainer):
+    labels = ("fine", "good", "rare")
+    counts = (200, 200, 8)
+    words = ("dull weak", "bright strong", "odd green")
+    texts = [
+        f"{word} number {row}"
+        for word, count in zip(words, counts, strict=True)
+        for row in range(count)
+    ]
+    corpus = Split(texts, np.repeat(np.arange(3), counts).astype("int32"))
+    splits = smaller(split_upload(corpus, labels), 20)
+    settings = Settings(epochs=1, batch_size=8, learning_rate=1e-2)
+    outcome = finished(trainer.start(Job("mine", labels, splits, settings)))
+    assert outcome.probe.kernel.shape[1] == len(outcome.probe.bias) == 3
+    assert outcome.probe.bias.min() > baselines.NEVER

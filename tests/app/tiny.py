@@ -44,13 +44,18 @@ def tiny_base(progress=None):
     return build_base(layers=2, width=WIDTH, heads=2, vocabulary=VOCABULARY)
 
 
-def adapter(path, classes=2, base=None, config=None, seed=0, **head):
-    """Writes an adapter with random weights, far from zero."""
+def adapter(path, classes=2, base=None, config=None, seed=0, behind=(), **head):
+    """Writes an adapter with random weights, far from zero.
+
+    Its head is a dense layer, and the layers `behind` that.
+    """
     base = base or tiny_base()
     rng = np.random.default_rng(seed)
     keras_lora.inject(base, config or keras_lora.LoRAConfig(rank=4))
-    top = keras.layers.Dense(classes, name="head", **head)
-    model = keras.Model(base.input, top(base(base.input)))
+    outputs = base(base.input)
+    for layer in (keras.layers.Dense(classes, name="head", **head), *behind):
+        outputs = layer(outputs)
+    model = keras.Model(base.input, outputs)
     for variable in model.trainable_variables:
         variable.assign(0.3 * rng.standard_normal(variable.shape))
     keras_lora.save_adapter(model, path)

@@ -359,6 +359,52 @@ def test_a_folder_of_something_else_is_refused_and_left(tmp_path):
     assert made(frozen, normal(4, WIDTH), empty).rows == 4
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_to_a_folder_is_followed(tmp_path, there):
+    frozen, _ = parts()
+    x, folder, link = normal(8, WIDTH), tmp_path / "big/f", tmp_path / "link"
+    if there:
+        folder.mkdir(parents=True)
+    link.symlink_to(folder)
+    assert made(frozen, x, link).rows == 8
+    assert link.is_symlink() and (folder / "precomputed.json").is_file()
+    files = sorted(tmp_path.rglob("*"))
+    assert not [f for f in files if f.name.endswith(".part")]
+    assert made(frozen, x, link).rows == made(frozen, x, folder).rows == 8
+    assert sorted(tmp_path.rglob("*")) == files
+
+
+@pytest.mark.parametrize("kind", ["mount point", "working directory"])
+def test_a_folder_that_cannot_be_replaced_is_refused_before_any_work(
+    tmp_path, monkeypatch, kind
+):
+    frozen, _ = parts()
+    folder, link = tmp_path / "disk", tmp_path / "link"
+    folder.mkdir()
+    link.symlink_to(folder)
+    calls = []
+    monkeypatch.setattr(frozen, "predict_on_batch", calls.append)
+    if kind == "mount point":
+        is_disk = folder.samefile
+        monkeypatch.setattr(os.path, "ismount", is_disk)
+        places, word = [folder, link], "something is mounted there"
+    else:
+        monkeypatch.chdir(folder)
+        places, word = [".", folder, link], "it is the working directory"
+    for place in places:
+        refused(lambda p=place: made(frozen, normal(4, WIDTH), p), word)
+    assert not calls and not [*folder.iterdir()]
+    assert sorted(tmp_path.iterdir()) == [folder, link]
+
+
+def test_a_path_that_no_folder_can_have_is_refused(tmp_path):
+    frozen, _ = parts()
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)
+    for place in ("a\0b", circle):
+        refused(lambda p=place: made(frozen, normal(4, WIDTH), p))
+
+
 def test_what_fails_on_the_way_leaves_nothing(tmp_path):
     frozen, _ = parts()
     x = normal(8, WIDTH)
