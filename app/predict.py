@@ -57,14 +57,18 @@ def run(options: argparse.Namespace) -> None:
             f"There is no adapter file {path}. "
             f"`python -m app.train {task.name}` makes one."
         )
+    import keras_lora
     from app.texts.base import Tokenizer
+    from keras_lora.serve.answers import gives_shares
 
     model = load_adapted(path, task)
-    for text, row in zip(
-        options.texts,
-        probabilities(model, Tokenizer(), options.texts),
-        strict=True,
-    ):
+    shares = gives_shares(keras_lora.inspect_adapter(path), None)
+    if shares is None:
+        raise ValueError(
+            f"{path}: whether its outputs are probabilities cannot be told"
+        )
+    found = probabilities(model, Tokenizer(), options.texts, shares)
+    for text, row in zip(options.texts, found, strict=True):
         print(
             as_json(task, text, row) if options.json else line(task, text, row)
         )
@@ -95,12 +99,20 @@ def load_adapted(path: Path, task: Task) -> "keras.Model":
 
 
 def probabilities(
-    model: "keras.Model", tokenizer: "Tokenizer", texts: Sequence[str]
+    model: "keras.Model",
+    tokenizer: "Tokenizer",
+    texts: Sequence[str],
+    shares: bool = False,
 ) -> np.ndarray:
-    """Probability of each label, (texts, labels)."""
+    """Probability of each label, (texts, labels).
+
+    `shares` tells whether the model's outputs are probabilities already.
+    """
     from app.learn.batches import predict_texts
 
     logits = predict_texts(model, texts, tokenizer).astype("float64")
+    if shares:
+        return logits
     powers = np.exp(logits - logits.max(-1, keepdims=True))
     return powers / powers.sum(-1, keepdims=True)
 

@@ -5,9 +5,12 @@ import json
 import numpy as np
 import pytest
 
+import keras_lora
 from app import predict, train
+from app.learn.batches import predict_texts
 from app.texts import fetch
 from app.texts.tasks import get_task
+from tests.app.tiny import TinyTokenizer, adapter, tiny_base
 
 
 @pytest.mark.parametrize("command", [train.main, predict.main])
@@ -57,3 +60,21 @@ def test_a_line_has_the_likeliest_label_first():
     line = predict.line(task, "a text", np.array([0.9, 0.1]))
     assert line.startswith("negative") and "90.0%" in line
     assert "a text" in line
+
+
+def test_probabilities_of_a_softmax_are_not_softened_again(
+    capsys, tmp_path, monkeypatch
+):
+    base = tiny_base()
+    path = adapter(tmp_path / "a", base=base, activation="softmax")
+    monkeypatch.setattr("app.texts.base.load_base", lambda: base)
+    monkeypatch.setattr("app.texts.base.Tokenizer", TinyTokenizer)
+    text = "a bright film"
+    command = ["movie-sentiment", text, "--adapter", str(path), "--json"]
+    assert predict.main(command) == 0
+    said = json.loads(capsys.readouterr().out)["probabilities"]
+    keras_lora.eject(base)
+    model = predict.load_adapted(path, get_task("movie-sentiment"))
+    [row] = predict_texts(model, [text], TinyTokenizer())
+    np.testing.assert_allclose(list(said.values()), row, rtol=1e-5)
+    assert np.ptp(row) > 0.05 and sum(said.values()) == pytest.approx(1)
