@@ -13,6 +13,8 @@ from keras import ops
 from keras_lora.errors import raise_if
 
 ACTION = "precompute: nothing was computed"
+ENDLESS = -1
+"""What `cardinality` says of a dataset that repeats for ever."""
 Batch = tuple[Any, Any, Any]
 """Inputs, labels and sample weights; None for what there is not."""
 
@@ -38,6 +40,11 @@ class Source:
         raise_if(ACTION, self._problems())
 
     def _problems(self) -> list[str]:
+        if self.is_pipeline and int(self.x.cardinality()) == ENDLESS:
+            return [
+                "the dataset repeats for ever: leave `repeat()` out, or `take` "
+                "some batches"
+            ]
         if self.is_dataset or self.is_pipeline:
             if self.y is None and self.weights is None:
                 return []

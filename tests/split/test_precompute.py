@@ -561,3 +561,16 @@ def test_a_bar_shows_how_far_it_is(capsys):
     assert "3/3" in capsys.readouterr().out
     made(frozen, normal(20, WIDTH), batch_size=8)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="tf.data is TensorFlow's"
+)
+def test_a_dataset_without_end_is_refused():
+    import tensorflow as tf
+
+    frozen, _ = parts()
+    data = tf.data.Dataset.from_tensor_slices(normal(8, WIDTH)).batch(4)
+    refused(lambda: keras_lora.precompute(frozen, data.repeat()), "for ever")
+    once = keras_lora.precompute(frozen, data.repeat().take(2))
+    assert len(all_rows(once)[0]) == 8
