@@ -101,7 +101,15 @@ def put(
         )
         apart = apart_in(info, layers)
         fitting = {p: s for p, s in info.layers.items() if p not in misfits}
-        attach(layers, fitting, set(info.trained), digests=digests)
+        outputs = tuple((p, n) for p, n in info.base.get("outputs") or ())
+        there = all(path in layers for path, _ in outputs)
+        attach(
+            layers,
+            fitting,
+            set(info.trained),
+            digests=digests,
+            outputs=outputs if outputs and there else None,
+        )
     try:
         variables = trained_variables(layers)
         inner = {

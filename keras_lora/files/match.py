@@ -39,6 +39,7 @@ def find_base(
     """
     named = {*info.layers, *info.trained}
     named.update(map(owner, info.base["variables"]))
+    named.update(path for path, _ in info.base.get("outputs") or ())
     above = {p[:n] for p in named for n, c in enumerate(p) if c == "/"}
     tried: list[list[str]] = []
     for candidate in surgery.every_layer(model):

@@ -24,8 +24,8 @@ from keras_lora.model.paths import own_variables, structural_paths
 from keras_lora.model.surgery import Layer
 from keras_lora.rewrite.adapted import Adapted
 from keras_lora.rewrite.checks import not_a_base
-from keras_lora.rewrite.member import attach_layer, detach_layer
-from keras_lora.rewrite.membership import Base, member_of, membership
+from keras_lora.rewrite.member import attach_layer, detach_layer, flags_of
+from keras_lora.rewrite.membership import Base, Outputs, member_of, membership
 from keras_lora.rewrite.presets import guard_presets
 from keras_lora.settings import wrong_targets
 from keras_lora.targets import (
@@ -105,6 +105,7 @@ def inject(model: Any, config: Config, *, train: Targets = ()) -> Any:
     wanted = config.plan(method, layers, trained)
     problems = not_a_base(layers)
     problems += missing + wanted.problems
+    problems += cannot_train(layers, trained) + torn(layers, trained)
     raise_if("inject: nothing was changed", problems)
     targets = {path: layers[path] for path in wanted.settings}
     settings, fill = wanted.begin(model, targets, wanted.settings)
@@ -113,17 +114,49 @@ def inject(model: Any, config: Config, *, train: Targets = ()) -> Any:
     return model
 
 
+def cannot_train(layers: dict[str, Layer], trained: set[str]) -> list[str]:
+    """Says which layers named in `train` have a kernel that cannot."""
+    return [
+        f"train: {path} is quantized ({layers[path].quantization_mode}), and "
+        "its kernel cannot train: leave it out where the base is quantized"
+        for path in layers
+        if path in trained
+        and own_variables(layers[path])
+        and layers[path].quantization_mode is not None
+    ]
+
+
+def torn(layers: dict[str, Layer], trained: set[str]) -> list[str]:
+    """Says which layers share a weight that would train by one of them."""
+    owners: dict[int, list[str]] = {}
+    for path, layer in layers.items():
+        for variable in own_variables(layer).values():
+            owners.setdefault(id(variable), []).append(path)
+    shared = {
+        tuple(paths)
+        for paths in owners.values()
+        if 0 < sum(path in trained for path in paths) < len(paths)
+    }
+    return [
+        f"train: {', '.join(paths)} share a weight: name all of them, or none"
+        for paths in sorted(shared)
+    ]
+
+
 def attach(
     layers: dict[str, Layer],
     settings: dict[str, Settings],
     trained: set[str],
     fill: Fill = lambda hosts: None,
     digests: Digests | None = None,
+    outputs: Outputs = None,
 ) -> None:
     """Makes one adapted base of `layers`, or leaves them as they were.
 
     `settings` are those of each host, `fill` gives its weights first values.
     `digests` are those of the layers, where they have just been taken.
+    `outputs` are the layers that make the base's outputs, where its root is
+    not among its layers.
     """
     guard_presets()
     base = Base(
@@ -131,15 +164,16 @@ def attach(
         sampled=is_sampled(layers.values()),
         hosts=tuple(settings),
         trained=tuple(path for path in layers if path in trained),
-        outputs=base_outputs(layers),
+        outputs=base_outputs(layers) if "" in layers else outputs,
     )
     if digests is None:
         frozen = {p: la for p, la in layers.items() if p not in trained}
         digests = digests_of(frozen, base.sampled)
     together = weakref.WeakSet(layers.values())
+    flags = flags_of(layers)
     try:
         for path, layer in layers.items():
-            attach_layer(layer, base, path, settings.get(path))
+            attach_layer(layer, base, path, settings.get(path), flags[path])
             mine = member_of(layer)
             mine.attached_with = together
             if path in trained:
@@ -157,9 +191,7 @@ def attach(
         raise
 
 
-def base_outputs(
-    layers: dict[str, Layer],
-) -> tuple[tuple[str, int], ...] | None:
+def base_outputs(layers: dict[str, Layer]) -> Outputs:
     """Which layers make the outputs of the base whose root is `layers[""]`."""
     root = layers.get("")
     if root is None or not graphs.has_graph(root):

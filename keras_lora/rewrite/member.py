@@ -20,10 +20,11 @@ from keras_lora.methods.method import Settings
 from keras_lora.model import surgery
 from keras_lora.model.classes import class_on, registered
 from keras_lora.model.fingerprint import digests_of
-from keras_lora.model.paths import join, own_variables, structural_paths
+from keras_lora.model.paths import Layers, join, own_variables, structural_paths
 from keras_lora.model.surgery import Layer
 from keras_lora.rewrite.membership import (
     Base,
+    Flags,
     Membership,
     member_of,
     membership,
@@ -149,9 +150,15 @@ def rejoin(
             if rel not in layers
         ],
     )
+    flags = flags_of(layers)
     for rel, layer in layers.items():
         act = functools.partial(
-            attach_layer, layer, base, join(path, rel), settings.get(rel)
+            attach_layer,
+            layer,
+            base,
+            join(path, rel),
+            settings.get(rel),
+            flags[rel] if layer.built else None,
         )
         if layer.built:
             act()
@@ -159,19 +166,38 @@ def rejoin(
             surgery.when_built(layer, act)
 
 
+def flags_of(layers: Layers) -> dict[str, Flags]:
+    """Which of their own variables train, by path.
+
+    Two layers may have one variable: the flags of all are taken before the
+    first is frozen.
+    """
+    return {
+        path: [(v, v.trainable) for v in own_variables(layer).values()]
+        for path, layer in layers.items()
+    }
+
+
 def attach_layer(
-    layer: Layer, base: Base, path: str, settings: Settings | None = None
+    layer: Layer,
+    base: Base,
+    path: str,
+    settings: Settings | None = None,
+    flags: Flags | None = None,
 ) -> None:
-    """Makes one built layer a member, unless it is one already."""
+    """Makes one built layer a member, unless it is one already.
+
+    `flags` are those of its own variables; None where they are as they were.
+    """
     if membership(layer) is not None:
         return
     layer.__dict__["_keras_lora"] = mine = Membership(
         base=base,
         path=path,
         flag=surgery.trainable_flag(layer),
-        variable_flags=[
-            (v, v.trainable) for v in own_variables(layer).values()
-        ],
+        variable_flags=flags_of({path: layer})[path]
+        if flags is None
+        else flags,
     )
     if path in base.trained:
         surgery.set_trainable_flag(layer, True)

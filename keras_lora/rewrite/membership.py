@@ -2,11 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from keras_lora.model.surgery import Layer
+
+Flags: TypeAlias = list[tuple[Any, bool]]
+"""Variables, and whether each trains."""
+Outputs: TypeAlias = Sequence[tuple[str, int]] | None
+"""By which layer, and which of its tensors, each output is made."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Base:
     sampled: bool
     hosts: Sequence[str]
     trained: Sequence[str]
-    outputs: Sequence[tuple[str, int]] | None
+    outputs: Outputs
 
 
 @dataclass(eq=False)
@@ -36,7 +41,7 @@ class Membership:
     base: Base
     path: str
     flag: bool
-    variable_flags: list[tuple[Any, bool]]
+    variable_flags: Flags
     digests: dict[str, list[Any]] | None = None
     originals: dict[str, np.ndarray] | None = None
     switched_off: list[tuple[Any, np.ndarray]] = field(default_factory=list)

@@ -651,6 +651,86 @@ def test_inject_that_runs_out_of_memory_leaves_the_model_as_it_was(
     assert len(base.trainable_variables) > 2
 
 
+@pytest.mark.parametrize(
+    "top",
+    [
+        lambda y: layers.Dense(2)(layers.Dropout(0.1)(y)),
+        lambda y: layers.Dense(2)(layers.Activation("tanh")(y)),
+        lambda y: layers.Dense(2)(y[:, :2]),
+    ],
+)
+def test_a_head_on_a_flattened_base_loads_and_is_saved_alike(top, tmp_path):
+    def outer(seed):
+        base = random(functional(), seed)
+        return base, keras.Model(base.input, top(base.output))
+
+    x, first, second = features(6), tmp_path / "a", tmp_path / "b"
+    base, model = outer(0)
+    keras_lora.inject(base, LoRAConfig(rank=2))
+    set_random(model.trainable_variables, seed=1)
+    keras_lora.save_adapter(model, first)
+    assert keras_lora.inspect_adapter(first).head is not None
+    _, other = outer(0)
+    before = outputs_of(other, x)
+    keras_lora.load_adapter(other, first)
+    assert difference(outputs_of(other, x), outputs_of(model, x)) < 1e-6
+    assert difference(outputs_of(other, x), before) > 1e-3
+    keras_lora.save_adapter(other, second)
+    assert first.read_bytes() == second.read_bytes()
+    keras_lora.eject(other)
+
+
+class Tied(layers.Layer):
+    """Projects onto the rows of a table that another layer has."""
+
+    def __init__(self, source, **kwargs):
+        super().__init__(**kwargs)
+        self.source = lambda: source  # Keras does not look into functions
+
+    def build(self, shape):
+        self.table = self.source().embeddings
+
+    def call(self, x):
+        return ops.matmul(x, ops.transpose(self.table))
+
+
+def with_a_shared_weight():
+    words = keras.Input((4,), dtype="int32")
+    embedding = layers.Embedding(9, 6, name="words")
+    x = layers.Dense(6, name="inner")(embedding(words))
+    return random(keras.Model(words, Tied(embedding, name="tied")(x)))
+
+
+def test_a_shared_weight_trains_after_eject_as_before():
+    model = with_a_shared_weight()
+    before = [v.trainable for v in model.weights]
+    assert all(before)
+    keras_lora.inject(model, LoRAConfig(rank=2))
+    assert len(model.trainable_variables) == 2
+    keras_lora.eject(model)
+    assert [v.trainable for v in model.weights] == before
+
+
+@pytest.mark.parametrize("train", [["tied"], ["words"]])
+def test_one_of_two_layers_that_share_a_weight_is_not_trained(train):
+    model = with_a_shared_weight()
+    before = state(model)
+    with pytest.raises(ValueError, match="words, tied share a weight"):
+        keras_lora.inject(model, LoRAConfig(rank=2), train=train)
+    assert state(model) == before
+    both = ["tied", "words"]
+    keras_lora.inject(model, LoRAConfig(rank=2), train=both)
+    assert len(model.trainable_variables) == 3
+
+
+def test_a_quantized_layer_is_not_trained_as_it_is():
+    model = random(functional())
+    last = [la.name for la in model.layers if isinstance(la, layers.Dense)][-1]
+    model.quantize("int8")
+    with pytest.raises(ValueError, match="quantized .int8."):
+        keras_lora.inject(model, LoRAConfig(rank=2), train=[last])
+
+
 @pytest.mark.parametrize("adapted", [False, True])
 def test_failed_load_leaves_the_model_as_it_was(adapted, tmp_path):
     x, path = features(6), tmp_path / "task.safetensors"
