@@ -71,7 +71,7 @@ def test_a_run_of_one_plan_keeps_those_of_the_other(tmp_path, monkeypatch):
         ),
     )
     options = types.SimpleNamespace(
-        quick=False, json=file, minutes=1, method=["lora"]
+        quick=False, json=file, minutes=1, method=["lora"], task=TASKS
     )
     methods.run_missing(options, {})
     found = json.loads(file.read_text())
@@ -79,3 +79,8 @@ def test_a_run_of_one_plan_keeps_those_of_the_other(tmp_path, monkeypatch):
     assert found["runs"][key(FULL, *wanted)]["test"] == 0.75
     assert found["machines"]["quick"] == "a small one"
     assert set(found["machines"]) == {"quick", "full"}
+
+
+def test_a_task_may_be_measured_alone():
+    task, name, *_ = next_run({}, FULL, ["ia3"], TASKS[1:])
+    assert (task, name) == (TASKS[1], "ia3")
