@@ -183,6 +183,7 @@ def described(before: dict[str, Any], plan: Plan) -> dict[str, Any]:
         "versions": versions(),
         "backend": backend,
         "machines": {**known, plan.name: machine()},
+        "notes": before.get("notes", {}),
         "plans": {p.name: dataclasses.asdict(p) for p in (QUICK, FULL)},
     }
 

@@ -111,6 +111,7 @@ def plan_of(result: dict[str, Any], plan: str) -> str:
         f"{amount(result, plan)}. "
         f"`python -m benchmarks.methods{option}` on {machines[plan]}; "
         f"{versions}; backend {result['backend']}."
+        + result.get("notes", {}).get(plan, "")
     )
 
 
