@@ -43,6 +43,7 @@ from tests.models import (
     values_of,
 )
 
+JAX = keras.backend.backend() == "jax"
 TORCH = keras.backend.backend() == "torch"
 
 
@@ -956,6 +957,9 @@ def test_using_serves_plain_calls(base, x, tasks):
         gives(plain)
 
 
+@pytest.mark.skipif(
+    JAX, reason="Keras takes a model's state before it runs what is compiled"
+)
 def test_using_keeps_other_threads_from_a_model_made_later(base, x, tasks):
     with served(base) as bank:
         loaded(bank, tasks)
