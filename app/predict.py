@@ -109,12 +109,10 @@ def probabilities(
     `shares` tells whether the model's outputs are probabilities already.
     """
     from app.learn.batches import predict_texts
+    from app.serve.served import softmax
 
-    logits = predict_texts(model, texts, tokenizer).astype("float64")
-    if shares:
-        return logits
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
+    found = predict_texts(model, texts, tokenizer).astype("float64")
+    return found if shares else softmax(found)
 
 
 def line(task: Task, text: str, row: np.ndarray) -> str:

@@ -1,41 +1,24 @@
 """Train an adapter: choose, see the price, start, watch, stop, keep."""
 
-from pathlib import Path
-
 import pandas as pd
 import streamlit as st
 
 from app.learn import estimate
 from app.learn.training import Settings
 from app.serve import corrections
-from app.serve.csv_upload import (
-    DELIMITERS,
-    MAX_ROWS,
-    guess_columns,
-    labelled,
-    read_table,
-    split_upload,
-)
-from app.serve.guests import shown_name
 from app.serve.job import Job
-from app.serve.limits import (
-    LADDER_WIDTHS,
-    MAX_BOTTLENECK,
-    MAX_RANK,
-    MAX_UPLOAD_MEGABYTES,
-)
+from app.serve.limits import LADDER_WIDTHS, MAX_BOTTLENECK, MAX_RANK
 from app.serve.messages import message_of
 from app.serve.served import title_of
 from app.serve.trainer import MOST_HELD_OUT, Busy, smaller
 from app.texts.data import Splits
 from app.texts.fetch import FetchError
 from app.texts.tasks import TASKS, get_task
-from app.views import state, words
+from app.views import state
 from app.views.literal import literal
+from app.views.own_csv import Chosen, read_own
 from app.views.run_views import forget, show_outcome, watch
 
-SAMPLE = Path(__file__).parents[1] / "sample.csv"
-PREVIEW = 5  # rows of a CSV that are shown
 KEPT_TEXTS = 300  # of a task, among which corrections are learned
 OWN = "Your own CSV"
 CORRECTED = "corrections:"  # before an adapter's name, as a source
@@ -99,7 +82,7 @@ def choose_source() -> str:
     )
 
 
-def choose_texts(source: str) -> tuple[str, tuple[str, ...], Splits] | None:
+def choose_texts(source: str) -> Chosen | None:
     """The title, labels and texts to learn from; None while there are none."""
     try:
         if source != OWN:
@@ -113,73 +96,6 @@ def choose_texts(source: str) -> tuple[str, tuple[str, ...], Splits] | None:
     except ValueError as error:
         state.show_problem(str(error), "These texts cannot be learned from")
     return None
-
-
-def read_own() -> tuple[str, tuple[str, ...], Splits] | None:
-    """A visitor's CSV, its columns picked by the visitor."""
-    file = st.file_uploader(
-        "A CSV file: a column of texts, and one of labels",
-        type=["csv", "tsv", "txt"],
-        max_upload_size=MAX_UPLOAD_MEGABYTES,
-        key="csv",
-        help=f"2 to 20 labels. Of more than {MAX_ROWS:,} rows some are drawn "
-        "at random.",
-    )
-    st.caption(
-        "The first line names the columns. The model reads English; it makes "
-        "little of other languages."
-    )
-    if file is None:
-        st.download_button(
-            "A sample file",
-            SAMPLE.read_bytes(),
-            "sample.csv",
-            "text/csv",
-            icon=":material/download:",
-            on_click="ignore",
-            key="sample",
-        )
-        return None
-    name = file.name[:60]
-    table = read_table(file.getvalue(), name)
-    guessed = guess_columns(table)
-    everyone = range(len(table.columns))
-
-    def title(column: int) -> str:
-        return literal(table.columns[column] or f"column {column + 1}")
-
-    left, right = st.columns(2, gap="medium")
-    picked = [
-        place.selectbox(
-            literal(what),
-            everyone,
-            index=guess,
-            format_func=title,
-            key=f"column-{what}-{name}-{table.count}",
-        )
-        for place, what, guess in zip(
-            (left, right), ("Texts", "Labels"), guessed, strict=True
-        )
-    ]
-    st.dataframe(
-        pd.DataFrame(
-            [
-                {"text": row[picked[0]], "label": row[picked[1]]}
-                for row in table.first[:PREVIEW]
-            ]
-        ),
-        hide_index=True,
-        alt="The first rows of the file",
-    )
-    upload = labelled(table, *picked, name)
-    told = [
-        f"{words.plural(len(upload.corpus), 'row')}, read as "
-        f"{table.encoding} with {DELIMITERS[table.delimiter]}",
-        *upload.told,
-    ]
-    st.caption(literal("; ".join(told)) + ".")
-    splits = split_upload(upload.corpus, upload.classes)
-    return shown_name(file.name), upload.classes, splits
 
 
 def choose_settings() -> Settings | None:

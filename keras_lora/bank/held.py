@@ -7,7 +7,7 @@ from typing import Any
 
 from keras_lora.bank.inputs import symbolic_inputs
 from keras_lora.model import surgery
-from keras_lora.model.compiled import FREEZE, HOLD
+from keras_lora.model.compiled import KEEPER, Keeper
 from keras_lora.model.paths import Layers
 from keras_lora.model.surgery import Layer
 
@@ -38,10 +38,9 @@ class HeldBase:
     def _take_base(self) -> None:
         """Marks the base as served, and keeps it from training."""
         self._freeze()
+        keeper = Keeper(self._hold, self._freeze)
         for layer in self._layers.values():
-            layer.__dict__["_keras_lora_bank"] = self
-            layer.__dict__[HOLD] = self._hold
-            layer.__dict__[FREEZE] = self._freeze
+            layer.__dict__[KEEPER] = keeper
             self._restore += surgery.hold_inference(layer, SERVED)
         self._restore += surgery.forbid_training(self._base, SERVED)
         self._restore += surgery.run_within(self._base, PLAIN_CALLS, self._hold)
@@ -56,9 +55,7 @@ class HeldBase:
         while self._restore:
             self._restore.pop()()
         for layer in self._layers.values():
-            layer.__dict__.pop("_keras_lora_bank", None)
-            layer.__dict__.pop(HOLD, None)
-            layer.__dict__.pop(FREEZE, None)
+            layer.__dict__.pop(KEEPER, None)
         for variable in self._training:
             variable.trainable = True
 

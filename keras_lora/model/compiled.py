@@ -19,11 +19,8 @@ CACHED_FUNCTIONS = (
     "generate_function",
 )
 Hold: TypeAlias = Callable[[], AbstractContextManager[Any]]
-HOLD = "_keras_lora_hold"
-"""Where a layer keeps what its models' compiled functions run under."""
-FREEZE = "_keras_lora_freeze"
-"""Where a layer keeps what stops its weights from training, whatever flags a
-model around it has set."""
+KEEPER = "_keras_lora_keeper"
+"""Where a layer of a served base has its `Keeper`."""
 HOST = "_keras_lora_host"
 """Where a layer that works with another one's weights keeps that one."""
 _CHANGED: weakref.WeakKeyDictionary[Layer, int] = weakref.WeakKeyDictionary()
@@ -34,18 +31,34 @@ SEEN = "changes_seen"
 """Where a model keeps what it `Seen`."""
 
 
+class Keeper(NamedTuple):
+    """What a bank does for its base where models around it run or train.
+
+    Attributes:
+        hold: What their compiled functions run under.
+        freeze: Stops the base's weights from training, whatever flags a model
+            around it has set.
+    """
+
+    hold: Hold
+    freeze: Callable[[], None]
+
+
 class Seen(NamedTuple):
     """What a model knows of the layers below it.
 
     Attributes:
         changes: How many changes its compiled functions have outlived.
-        holds: What these run under.
-        freezes: What stops layers from training.
+        keepers: Of the served bases among them.
     """
 
     changes: int = 0
-    holds: tuple[Hold, ...] = ()
-    freezes: tuple[Callable[[], None], ...] = ()
+    keepers: tuple[Keeper, ...] = ()
+
+    def freeze(self) -> None:
+        """Stops what must not train."""
+        for keeper in self.keepers:
+            keeper.freeze()
 
 
 NOTHING_SEEN = Seen()
@@ -97,7 +110,8 @@ def drop_stale(model: Any, anew: bool = False) -> Seen:
             return seen
         layers = surgery.every_layer(model) if surgery.is_made(model) else []
         layers += [la.__dict__[HOST] for la in layers if HOST in la.__dict__]
-        known = Seen(now, kept_by(layers, HOLD), kept_by(layers, FREEZE))
+        found = [la.__dict__[KEEPER] for la in layers if KEEPER in la.__dict__]
+        known = Seen(now, tuple(dict.fromkeys(found)))
         _DROPPING[id(model)] = known
         try:
             if any(_CHANGED.get(la, 0) > seen.changes for la in layers):
@@ -106,18 +120,6 @@ def drop_stale(model: Any, anew: bool = False) -> Seen:
             del _DROPPING[id(model)]
         model.__dict__[SEEN] = known
     return known
-
-
-def kept_by(layers: Iterable[Layer], key: str) -> tuple[Any, ...]:
-    """What layers keep under a key; each thing once."""
-    found = [la.__dict__[key] for la in layers if key in la.__dict__]
-    return tuple(dict.fromkeys(found))
-
-
-def freeze_all(known: Seen) -> None:
-    """Stops what must not train."""
-    for freeze in known.freezes:
-        freeze()
 
 
 def _drop(model: Any, known: Seen) -> None:
@@ -134,20 +136,20 @@ def _drop(model: Any, known: Seen) -> None:
     for name in CACHED_FUNCTIONS:
         if state.get(name) is not None:
             state[name] = None
-    if predicts and known.holds:
+    if predicts and known.keepers:
         model.make_predict_function()
 
 
 class Held:
     """A compiled function that runs while its model's banks are held."""
 
-    def __init__(self, function: Any, holds: Iterable[Hold]) -> None:
-        self.function, self.holds = function, holds
+    def __init__(self, function: Any, keepers: Iterable[Keeper]) -> None:
+        self.function, self.keepers = function, keepers
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with contextlib.ExitStack() as stack:
-            for hold in self.holds:
-                stack.enter_context(hold())
+            for keeper in self.keepers:
+                stack.enter_context(keeper.hold())
             return self.function(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
@@ -169,7 +171,7 @@ class Compiled:
             return self
         known = drop_stale(model)
         if self.name == "compiled":  # Keras asks before it trains
-            freeze_all(known)
+            known.freeze()
         try:
             return model.__dict__[self.name]
         except KeyError:
@@ -181,9 +183,9 @@ class Compiled:
     def __set__(self, model: Any, value: Any) -> None:
         known = drop_stale(model, anew=True)
         if self.name == "train_function":
-            freeze_all(known)
-        if known.holds and callable(value):
-            value = Held(value, known.holds)
+            known.freeze()
+        if known.keepers and callable(value):
+            value = Held(value, known.keepers)
         if self.name == "compiled":
             model.__dict__.pop(DROPPED, None)
         model.__dict__[self.name] = value

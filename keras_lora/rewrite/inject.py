@@ -23,7 +23,7 @@ from keras_lora.model.fingerprint import (
 from keras_lora.model.paths import own_variables, structural_paths
 from keras_lora.model.surgery import Layer
 from keras_lora.rewrite.adapted import Adapted
-from keras_lora.rewrite.checks import not_a_base
+from keras_lora.rewrite.checks import not_a_base, untrainable
 from keras_lora.rewrite.member import attach_layer, detach_layer, flags_of
 from keras_lora.rewrite.membership import Base, Outputs, member_of, membership
 from keras_lora.rewrite.presets import guard_presets
@@ -105,42 +105,13 @@ def inject(model: Any, config: Config, *, train: Targets = ()) -> Any:
     wanted = config.plan(method, layers, trained)
     problems = not_a_base(layers)
     problems += missing + wanted.problems
-    problems += cannot_train(layers, trained) + torn(layers, trained)
+    problems += untrainable(layers, trained)
     raise_if("inject: nothing was changed", problems)
     targets = {path: layers[path] for path in wanted.settings}
     settings, fill = wanted.begin(model, targets, wanted.settings)
     attach(layers, settings, trained, fill)
     forget_compiled(layers.values())
     return model
-
-
-def cannot_train(layers: dict[str, Layer], trained: set[str]) -> list[str]:
-    """Says which layers named in `train` have a kernel that cannot."""
-    return [
-        f"train: {path} is quantized ({layers[path].quantization_mode}), and "
-        "its kernel cannot train: leave it out where the base is quantized"
-        for path in layers
-        if path in trained
-        and own_variables(layers[path])
-        and layers[path].quantization_mode is not None
-    ]
-
-
-def torn(layers: dict[str, Layer], trained: set[str]) -> list[str]:
-    """Says which layers share a weight that would train by one of them."""
-    owners: dict[int, list[str]] = {}
-    for path, layer in layers.items():
-        for variable in own_variables(layer).values():
-            owners.setdefault(id(variable), []).append(path)
-    shared = {
-        tuple(paths)
-        for paths in owners.values()
-        if 0 < sum(path in trained for path in paths) < len(paths)
-    }
-    return [
-        f"train: {', '.join(paths)} share a weight: name all of them, or none"
-        for paths in sorted(shared)
-    ]
 
 
 def attach(

@@ -5,14 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from app.serve import csv_upload
-from app.serve.csv_upload import (
-    guess_columns,
-    labelled,
-    read_labels,
-    read_table,
-    split_upload,
-)
+from app.serve import csv_table, csv_upload
+from app.serve.csv_table import guess_columns, read_table
+from app.serve.csv_upload import labelled, read_labels, split_upload
 from app.serve.limits import MAX_FILE_BYTES
 from tests.app.tiny import csv_bytes
 
@@ -249,4 +244,5 @@ def test_formulas_and_pickles_in_a_file_stay_text():
     data = f"text,label\n{bad},a\n" + rows_of(40) + rows_of(40, "b", "other")
     corpus, _ = read_labels(data.encode())
     assert corpus.texts[0] == "=cmd|calc!A0"
-    assert not hasattr(csv_upload, "pickle")
+    for module in (csv_table, csv_upload):
+        assert not hasattr(module, "pickle")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from app.serve.csv_upload import guess_columns, labelled, read_table
+from app.serve.csv_table import guess_columns, read_table
+from app.serve.csv_upload import labelled
 from app.serve.snippet import snippet
 from app.views import words
 from tests.app.tiny import adapter
