@@ -1,10 +1,11 @@
 """What an adapted base's layers know of it, kept through Keras's own saving.
 
-A layer of the base that holds weights or sublayers becomes a *member*: its
-class is changed in place to a subclass that keeps its own weights from
-training and describes itself as "the plain layer, and this adapter on it". A
-root alone cannot do this: it is gone once the base is flattened into a bigger
-model, and a composite layer's config knows nothing of its sublayers.
+A layer of the base that holds weights or sublayers, or that `train` names,
+becomes a *member*: its class is changed in place to a subclass that keeps its
+own weights from training and describes itself as "the plain layer, and this
+adapter on it". A root alone cannot do this: it is gone once the base is
+flattened into a bigger model, and a composite layer's config knows nothing of
+its sublayers.
 """
 
 import functools
@@ -203,8 +204,7 @@ def attach_layer(
         surgery.set_trainable_flag(layer, True)
         for variable in surgery.trainable_kind(layer):
             variable.trainable = True
-        if mine.variable_flags or surgery.children(layer):
-            surgery.set_class(layer, member_class(type(layer), None))
+        surgery.set_class(layer, member_class(type(layer), None))
         return
     surgery.set_trainable_flag(layer, True)
     makes_output = path in dict(base.outputs or ())

@@ -180,6 +180,29 @@ def test_reloaded_keras_file_goes_on_where_the_model_stopped(
         assert life["weights"] == len(keras_lora.eject(model).weights)
 
 
+def test_layers_without_weights_may_be_named_in_train(tmp_path):
+    layers = keras.layers
+    base = keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Dense(5, name="inner"),
+            layers.Dropout(0.1, name="last_dropout"),
+            layers.Activation("tanh", name="last_tanh"),
+            layers.Dense(3, name="last_dense"),
+        ]
+    )
+    keras_lora.inject(base, LoRAConfig(2), train="last_.*")
+    model = keras.Sequential([base, layers.Dense(2)])
+    with_values(model).save(tmp_path / "model.keras")
+    mine, again = tmp_path / "mine.safetensors", tmp_path / "again.safetensors"
+
+    other = keras.saving.load_model(tmp_path / "model.keras")
+
+    keras_lora.save_adapter(model, mine)
+    keras_lora.save_adapter(other, again)
+    assert mine.read_bytes() == again.read_bytes()
+
+
 @pytest.mark.parametrize(
     "name", ["functional", "subclassed", "attention", "bert_classifier"]
 )
