@@ -3,20 +3,27 @@
 import os
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_lora.errors import raise_if, shorten
 from keras_lora.files.format import AdapterInfo, inspect_adapter, read_tensors
-from keras_lora.files.head import Head, find_head
+from keras_lora.files.head import Head, expanded, find_head
 from keras_lora.files.head_config import wrong_head
 from keras_lora.files.match import apart_in, find_base, misfits_of, wrong_base
 from keras_lora.files.record import HEAD, OUTSIDE
 from keras_lora.files.save import Outside, trained_outside, trained_variables
-from keras_lora.model import graphs
+from keras_lora.model import graphs, surgery
 from keras_lora.model.checks import differing
 from keras_lora.model.compiled import forget_compiled
 from keras_lora.model.fingerprint import Digests, is_sampled
-from keras_lora.model.paths import Layers, join, owner, structural_paths
+from keras_lora.model.paths import (
+    Layers,
+    join,
+    own_variables,
+    owner,
+    structural_paths,
+)
 from keras_lora.model.surgery import Layer
 from keras_lora.rewrite.adapted import Adapted
 from keras_lora.rewrite.checks import not_a_base, served
@@ -169,7 +176,11 @@ def place_outside(
         shapes = {key: shape for key, (_, shape) in info.tensors.items()}
         given = graphs.output_shape(adapted.root, info.head["input"])
         problems += wrong_head(info.head, shapes, given)
-        found = find_head(adapted) or likely_head(model, info)
+        found = find_head(adapted)
+        alike: list[Layer] = []
+        if found is None:
+            found = likely_head(model, info)
+            alike = interchangeable(model, found)
         classes = [layer["class"] for layer in info.head["layers"]]
         if found is None or not found.layers:
             problems.append(
@@ -179,6 +190,13 @@ def place_outside(
         elif found.classes != classes:
             problems.append(
                 f"the head is {found.classes}, the file's is {classes}"
+            )
+        elif alike:
+            problems.append(
+                f"{', '.join(repr(layer.name) for layer in alike)}: which of "
+                "them the file's head means cannot be told, since they are of "
+                "one class and shape: put them into a Sequential, or give "
+                "head=False"
             )
         else:
             problems += differing(found.variables(), head)
@@ -211,3 +229,28 @@ def likely_head(model: Layer, info: AdapterInfo) -> Head | None:
     classes = [layer["class"] for layer in info.head["layers"]]
     found = Head(info.head["input"], tuple(trained_outside(model).values()))
     return found if found.classes == classes else None
+
+
+def interchangeable(model: Layer, head: Head | None) -> list[Layer]:
+    """Layers of a head that could be taken for one another.
+
+    A `Sequential` tells in which order it calls its layers.
+    """
+    chains = [
+        expanded([each])
+        for each in surgery.every_layer(model)
+        if type(each) is keras.Sequential
+    ]
+    alike: dict[Any, list[Layer]] = {}
+    for layer in head.layers if head else ():
+        shapes = [tuple(v.shape) for v in own_variables(layer).values()]
+        alike.setdefault((type(layer), *shapes), []).append(layer)
+    return [
+        layer
+        for several in alike.values()
+        if len(several) > 1
+        and not any(
+            several == [la for la in chain if la in several] for chain in chains
+        )
+        for layer in several
+    ]

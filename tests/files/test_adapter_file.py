@@ -16,7 +16,7 @@ import keras_lora
 from keras_lora import AdapterConfig, LoRAConfig
 from keras_lora.files import container
 from keras_lora.files import format as adapter_file
-from tests.helpers import fill, normal, numpy_of
+from tests.helpers import fill, normal, numpy_of, refused
 
 BACKEND = keras.backend.backend()
 
@@ -224,6 +224,40 @@ def test_weights_outside_with_nowhere_to_go_are_named_once_by_layer(tmp_path):
         keras_lora.load_adapter(make(), tmp_path / "task")
     assert str(error.value).count("\n- ") == 1
     assert "unexpected" not in str(error.value)
+
+
+class TwoLayers(keras.Model):
+    """A head of two layers of one shape, in a Sequential or by themselves."""
+
+    def __init__(self, base, in_order):
+        super().__init__()
+        self.base = base
+        last, first = layers.Dense(4), layers.Dense(4, activation="tanh")
+        if not in_order:
+            self.last, self.first = last, first
+        self.head = keras.Sequential([first, last])
+
+    def call(self, x):
+        return self.head(self.base(x))
+
+
+def test_layers_of_a_head_are_not_taken_for_one_another(tmp_path):
+    x = normal(3, 6)
+    head = [layers.Dense(4, activation="tanh"), layers.Dense(4)]
+    model = adapted(head=head)
+    keras_lora.save_adapter(model, tmp_path / "task")
+    other = TwoLayers(make(), in_order=False)
+    plain = numpy_of(other(x))
+    refused(
+        lambda: keras_lora.load_adapter(other, tmp_path / "task"),
+        "which of them",
+        "Sequential",
+    )
+    np.testing.assert_array_equal(numpy_of(other(x)), plain)
+    other = TwoLayers(make(), in_order=True)
+    other(x)
+    keras_lora.load_adapter(other, tmp_path / "task")
+    np.testing.assert_array_equal(numpy_of(other(x)), numpy_of(model(x)))
 
 
 HEADS = {
