@@ -64,8 +64,9 @@ class Served(HeldBase):
         self._adapters: Adapters = {}
         limits = declared_kinds(layers, rank, targets)
         unfit = probe(base, layers, self._inputs)
+        no_lora = unfit.inputs | unfit.kernels
         limits = [
-            {p: k for p, k in kinds.items() if p not in unfit.inputs}
+            {p: k for p, k in kinds.items() if p not in no_lora}
             for kinds in limits
         ]
         sampled = is_sampled(layers.values())

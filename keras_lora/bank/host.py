@@ -16,6 +16,9 @@ from keras_lora.model import graphs, surgery
 from keras_lora.model.classes import class_on
 from keras_lora.model.surgery import Layer
 
+KERNEL_READ = "_kernel_read"
+"""Where a host notes that its kernel was read by others."""
+
 
 class BankHost(AdapterHost):
     """A layer of the base with stacks of adapters on it."""
@@ -87,6 +90,11 @@ class BankHost(AdapterHost):
             raise
         return stack
 
+    def shown(self, kernel: Any) -> Any:
+        """The base's kernel, which has no rows; that it was read is noted."""
+        self.__dict__[KERNEL_READ] = True
+        return kernel
+
     def _takes_a_kernel(self) -> bool:
         return False
 
@@ -135,6 +143,11 @@ class BankHost(AdapterHost):
         return y
 
 
+def was_read(host: Layer) -> bool:
+    """Whether others read a host's kernel since it is one."""
+    return KERNEL_READ in host.__dict__
+
+
 def stack_class(method: str) -> type[Stack]:
     """How a bank serves a method."""
     found = METHODS[method].stack
@@ -165,4 +178,5 @@ def leave_bank(layer: Layer) -> None:
         surgery.remove_weight(layer, variable)
     surgery.remove_seed(layer, layer.__dict__.pop("_switch"))
     surgery.set_class(layer, type(layer)._host_class)
+    layer.__dict__.pop(KERNEL_READ, None)
     del layer.__dict__["_stacks"]

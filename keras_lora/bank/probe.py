@@ -1,5 +1,6 @@
 """Does a base keep the rows of a batch apart: tried out, not assumed."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Collection
 from typing import Any
@@ -8,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_lora.bank.host import was_read
 from keras_lora.bank.inputs import IDS, with_ids
 from keras_lora.bank.routing import Routed
 from keras_lora.bank.slots import Slots
@@ -59,9 +61,10 @@ def probe(base: Layer, layers: Layers, inputs: Any) -> Unfit:
         slots.provide(able)
         fill_at_random(slots)
         trial.try_adapters(able)
+        read = {path for path, host in slots.hosts.items() if was_read(host)}
     finally:
         slots.close()
-    return unfit
+    return dataclasses.replace(unfit, kernels=frozenset(read))
 
 
 class Trial:
@@ -93,7 +96,12 @@ class Trial:
                     one.outputs[:1], two.outputs[:1], changed
                 ):
                     unfit.add(one.path)
-        return Unfit(frozenset(inputs), frozenset(unfit), frozenset(masked))
+        return Unfit(
+            inputs=frozenset(inputs),
+            outputs=frozenset(unfit),
+            kernels=frozenset(),
+            masked=frozenset(masked),
+        )
 
     def first_run(self) -> tuple[int, list[Call], Any]:
         """Finds a size for open axes that the base runs with."""

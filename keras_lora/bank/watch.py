@@ -55,20 +55,30 @@ class Unfit:
         inputs: Paths of those whose input is the same for all rows, such as
             a table of positions; LoRA would read other rows' adapters there.
         outputs: Paths of those whose output is not made of rows.
+        kernels: Paths of those whose kernel the base reads without calling
+            them, such as blocks that multiply by it themselves.
         masked: Which of the base's outputs carry a Keras mask.
     """
 
     inputs: frozenset[str]
     outputs: frozenset[str]
+    kernels: frozenset[str]
     masked: frozenset[int]
 
     def problem(self, path: str, reads: tuple[str, ...]) -> list[str]:
         """Says why the layer at `path` is not fit for what a method reads."""
-        without_rows = {"inputs": self.inputs, "outputs": self.outputs}
+        without_rows = {
+            "inputs": (self.inputs, "its input has no rows"),
+            "outputs": (self.outputs, "its output has no rows"),
+            "kernel": (
+                self.kernels,
+                "the base reads its kernel without calling it: no rows",
+            ),
+        }
         return [
-            f"{path}: its {name[:-1]} has no rows to tell adapters by"
-            for name in reads
-            if path in without_rows[name]
+            f"{path}: {why} to tell adapters by"
+            for name, (paths, why) in without_rows.items()
+            if name in reads and path in paths
         ]
 
 

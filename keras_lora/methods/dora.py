@@ -192,7 +192,7 @@ def dora_class(layer: Layer) -> type | None:
 class DoRAStack(LoRAStack):
     """Factors, and by which share each column grows, which is in `B` too."""
 
-    reads: ClassVar[tuple[str, ...]] = ("inputs", "outputs")
+    reads: ClassVar[tuple[str, ...]] = ("inputs", "outputs", "kernel")
 
     def shapes(self, host: Any) -> Shapes:
         shapes = super().shapes(host)

@@ -97,6 +97,10 @@ class IA3Linear(LinearLoRA):
         more = self.scaled(ops.cast(y, "float32"), self.gain)
         return y + ops.cast(more, y.dtype)
 
+    def delta_kernel(self) -> Any:
+        """What the factors come to where others multiply by the kernel."""
+        return self._as_kernel(self.kernel_matrix() * self.gain)
+
     def _takes_a_kernel(self) -> bool:
         return False
 
@@ -113,7 +117,7 @@ class IA3Stack(Stack):
 
     unit = ""
     before_activation = False
-    reads: ClassVar[tuple[str, ...]] = ("outputs",)
+    reads: ClassVar[tuple[str, ...]] = ("outputs", "kernel")
 
     @staticmethod
     def kind_of(settings: Settings) -> Kind:

@@ -104,7 +104,8 @@ class Stack:
     beside: ClassVar[bool] = False
     """Whether it is a stage of a ladder beside the base."""
     reads: ClassVar[tuple[str, ...]]
-    """What has to be made of rows: the host's `"inputs"`, its `"outputs"`."""
+    """What has to be of each row: the host's `"inputs"`, its `"outputs"`, or
+    what is done with its `"kernel"`."""
 
     @staticmethod
     def kind_of(settings: Settings) -> Kind:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from keras_lora.methods.lora.low_rank import LoRALayer, LowRank, register
+from keras_lora.methods.lora.low_rank import LoRALayer, LowRank, Shown, register
 from keras_lora.methods.stack import of_rows, places
 from keras_lora.model import surgery
 
@@ -21,6 +21,7 @@ class ConvLoRA(LowRank):
     groups: int
     filters: int
     data_format: str
+    kernel = Shown()
     read_whole: ClassVar[tuple[str, ...]] = ("lora_a",)
 
     def _sizes(self) -> tuple[int, int]:

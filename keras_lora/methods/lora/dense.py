@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_lora.methods.host import Setting
 from keras_lora.methods.lora.einsum import Split, split_equation
-from keras_lora.methods.lora.low_rank import LoRALayer, LowRank, register
+from keras_lora.methods.lora.low_rank import LoRALayer, LowRank, Shown, register
 from keras_lora.methods.lora.product import pays_to_form, trained_product
 from keras_lora.methods.stack import of_rows, one_for_all
 from keras_lora.model import surgery
@@ -25,6 +25,7 @@ class LinearLoRA(LowRank):
 
     bias: Any
     compute_dtype: str
+    kernel = Shown()
 
     def _split(self) -> Split:
         raise NotImplementedError

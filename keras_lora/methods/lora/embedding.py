@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_lora.methods.host import Setting
-from keras_lora.methods.lora.low_rank import LoRALayer, LowRank, register
+from keras_lora.methods.lora.low_rank import LoRALayer, LowRank, Shown, register
 from keras_lora.methods.stack import of_rows, one_for_all, places
 from keras_lora.model import graphs
 
@@ -16,6 +16,7 @@ class EmbeddingLoRA(LowRank):
 
     input_dim: int
     output_dim: int
+    embeddings = Shown()
     read_whole: ClassVar[tuple[str, ...]] = ("lora_a",)
 
     def _sizes(self) -> tuple[int, int]:

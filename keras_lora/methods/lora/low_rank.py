@@ -40,6 +40,23 @@ def rank_and_alpha(settings: dict[str, Any], weights: dict[str, Any]) -> str:
     return f"rank {settings['rank']}, alpha {settings['alpha']:g}"
 
 
+class Shown:
+    """A host's kernel as others see it who read it and call no layer.
+
+    As in Keras's own LoRA: some blocks multiply by the kernels of their
+    layers. The host itself reads what is stored.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, layer: Any, owner: type | None = None) -> Any:
+        if layer is None:
+            return self
+        kernel = getattr(surgery.view(layer, layer._host_class), self.name)
+        return layer.shown(kernel) if layer.adapter_weights else kernel
+
+
 class LowRank(AdapterHost):
     """Adds `(x A) B * scale` to what a linear host computes from `x`.
 
@@ -49,6 +66,7 @@ class LowRank(AdapterHost):
     """
 
     activation: Any
+    quantization_mode: str | None
     neutral_weights: ClassVar[tuple[str, ...]] = ("lora_b",)
     fast_weights: ClassVar[tuple[str, ...]] = ("lora_b",)
     adapter_settings: dict[str, Any]
@@ -106,6 +124,17 @@ class LowRank(AdapterHost):
     def delta_kernel(self) -> Any:
         """The update of the host's kernel, in its shape, in float32."""
         return self._as_kernel(self.update_matrix())
+
+    def shown(self, kernel: Any) -> Any:
+        """What others read as the kernel: `kernel` with its update.
+
+        A quantized one is codes: they stay as they are.
+        """
+        if self.quantization_mode is not None:
+            return kernel
+        kernel = ops.convert_to_tensor(kernel)
+        updated = ops.cast(kernel, "float32") + self.delta_kernel()
+        return ops.cast(updated, kernel.dtype)
 
     def update_matrix(self) -> Any:
         """What the factors come to as a matrix (in, out), in float32."""

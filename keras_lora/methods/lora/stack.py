@@ -19,7 +19,7 @@ class LoRAStack(Stack):
 
     unit = "rank"
     before_activation = True
-    reads: ClassVar[tuple[str, ...]] = ("inputs",)
+    reads: ClassVar[tuple[str, ...]] = ("inputs", "kernel")
 
     @staticmethod
     def kind_of(settings: Settings) -> Kind:
