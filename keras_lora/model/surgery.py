@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
 import keras
+from keras.src.backend.common import global_state
 from keras.src.models.functional import Functional
 
 Layer: TypeAlias = Any
@@ -194,6 +195,15 @@ def first_argument(host: type, args: Any, kwargs: dict[str, Any]) -> Any:
         return args[0]
     _, name, *_ = inspect.signature(host.call).parameters  # type: ignore[attr-defined]
     return kwargs.get(name)
+
+
+def in_a_call() -> bool:
+    """Whether this thread is within the call of some layer.
+
+    What a kernel is to the layers around its own, it is there alone: to who
+    looks at the base it is the base's variable.
+    """
+    return global_state.get_global_attribute("current_call_ctx") is not None
 
 
 def is_traced(x: Any) -> bool:

@@ -61,7 +61,7 @@ def reading():
 def test_an_adapter_acts_on_a_kernel_that_others_read(config, tmp_path):
     base = reading()
     plain = outputs_of(base, WORDS)
-    kernel = ops.convert_to_numpy(base.layers[0].wide.kernel)
+    kernel = base.layers[0].wide.kernel
     model = keras_lora.inject(base, config)
     assert difference(outputs_of(model, WORDS), plain) == 0
     fill(model)
@@ -69,6 +69,7 @@ def test_an_adapter_acts_on_a_kernel_that_others_read(config, tmp_path):
     keras_lora.save_adapter(model, tmp_path / "task.safetensors")
 
     wide = model.layers[0].wide
+    assert wide.kernel is kernel
     for layer in wide, model.layers[0].back:
         weights = layer.adapter_weights
         kept = {k: ops.convert_to_numpy(v) for k, v in weights.items()}
@@ -79,7 +80,6 @@ def test_an_adapter_acts_on_a_kernel_that_others_read(config, tmp_path):
             weights[name].assign(kept[name])
     with keras_lora.disabled(model):
         assert difference(outputs_of(model, WORDS), plain) < 1e-6
-        assert np.allclose(ops.convert_to_numpy(wide.kernel), kernel)
     if config.method != "ia3":
         keras_lora.merge(model)
         assert difference(outputs_of(model, WORDS), adapted) < 1e-5

@@ -41,10 +41,11 @@ def rank_and_alpha(settings: dict[str, Any], weights: dict[str, Any]) -> str:
 
 
 class Shown:
-    """A host's kernel as others see it who read it and call no layer.
+    """A host's kernel as the layers around it see it.
 
-    As in Keras's own LoRA: some blocks multiply by the kernels of their
-    layers. The host itself reads what is stored.
+    Some blocks multiply by the kernels of their layers and call none of them.
+    Outside of a call it is the base's variable, as it always was; the host
+    itself reads that, too.
     """
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -54,7 +55,8 @@ class Shown:
         if layer is None:
             return self
         kernel = getattr(surgery.view(layer, layer._host_class), self.name)
-        return layer.shown(kernel) if layer.adapter_weights else kernel
+        read_for_a_product = layer.adapter_weights and surgery.in_a_call()
+        return layer.shown(kernel) if read_for_a_product else kernel
 
 
 class LowRank(AdapterHost):
@@ -126,7 +128,7 @@ class LowRank(AdapterHost):
         return self._as_kernel(self.update_matrix())
 
     def shown(self, kernel: Any) -> Any:
-        """What others read as the kernel: `kernel` with its update.
+        """What other layers multiply by: `kernel` with its update.
 
         A quantized one is codes: they stay as they are.
         """
