@@ -55,7 +55,7 @@ def linear_targets(
         odd = [p for p in linear if p not in trained and p not in able]
         if odd:
             warnings.warn(
-                "Left out, since they have a `call` of their own: "
+                "Left out, since they have a `call` or `kernel` of their own: "
                 + shorten(odd),
                 stacklevel=4,
             )

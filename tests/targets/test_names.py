@@ -110,17 +110,27 @@ def test_layers_that_train_are_no_targets_of_all_linear():
     assert "dense" in trained and "attention_1/query" in trained
 
 
-def test_a_layer_with_a_call_of_its_own_is_left_out_and_named():
-    class Scaled(layers.Dense):
-        def call(self, x):
-            return 2.0 * super().call(x)
+class CallsItsOwn(layers.Dense):
+    def call(self, x):
+        return 2.0 * super().call(x)
 
+
+class KernelOfItsOwn(layers.Dense):
+    @property
+    def kernel(self):
+        return 2.0 * self._kernel
+
+
+@pytest.mark.parametrize("Scaled", [CallsItsOwn, KernelOfItsOwn])
+def test_a_layer_with_a_product_of_its_own_is_left_out_and_named(Scaled):
     model = keras.Sequential(
         [keras.Input((4,)), Scaled(3, name="scaled"), layers.Dense(2)]
     )
-    with pytest.warns(UserWarning, match="call` of their own: scaled"):
+    with pytest.warns(UserWarning, match="of their own: scaled"):
         assert keras_lora.find_targets(model) == ["dense"]
-    with pytest.raises(ValueError, match="'scaled' is a Scaled, no LoRA"):
+    with pytest.raises(
+        ValueError, match=f"'scaled' is a {Scaled.__name__}, no"
+    ):
         keras_lora.find_targets(model, ["scaled"])
 
 

@@ -25,8 +25,8 @@ LORA_LAYERS: tuple[Any, ...] = (
 def lora_class(layer: keras.layers.Layer) -> type | None:
     """The LoRA layer that can stand in for `layer`, or None.
 
-    A subclass with a `call` of its own is left alone: what it does with its
-    kernel is not known.
+    A subclass with a `call` or a `kernel` of its own is left alone: what it
+    multiplies by is not known.
     """
     host: Any = plain_class(layer)
     table = issubclass(host, keras.layers.Embedding)
@@ -34,6 +34,9 @@ def lora_class(layer: keras.layers.Layer) -> type | None:
         return LoRAReversibleEmbedding
     for cls in LORA_LAYERS:
         base = cls._host_class
-        if issubclass(host, base) and host.call is base.call:
+        if issubclass(host, base) and all(
+            getattr(host, name, None) is getattr(base, name, None)
+            for name in ("call", "kernel", "embeddings")
+        ):
             return cls
     return None
