@@ -55,19 +55,27 @@ def accuracy(result: dict[str, Any]) -> str:
         plan, found = QUICK, on_all_tasks(result["runs"], QUICK)
     if not all(name in found for name in needed):
         return ""
-    for stem, title, of, log in (
-        ("methods-time", "seconds of fit", lambda one: one.seconds, False),
-        ("methods-weights", "trained weights", lambda one: one.weights, True),
+    times = result.get("times", {}).get("methods", {})
+    steps = {name: step["milliseconds"][1] for name, step in times.items()}
+    weights = {name: both[0].weights for name, both in found.items()}
+    for stem, title, sizes, log in (
+        ("methods-time", "milliseconds of a training step", steps, False),
+        ("methods-weights", "trained weights", weights, True),
     ):
-        spots = [spot(name, both, of) for name, both in found.items()]
-        scatter(spots, title, ASSETS / f"{stem}.svg", log=log)
+        spots = [
+            spot(name, both, sizes[name])
+            for name, both in found.items()
+            if name in sizes
+        ]
+        if spots:
+            scatter(spots, title, ASSETS / f"{stem}.svg", log=log)
     tasks = " and ".join(map(task_name, TASKS))
     return "\n\n".join(
         [
             "## Accuracy against time and weights",
-            conclusion(found, amount(result, plan)),
-            "![Accuracy of each method against the seconds of its "
-            "training](assets/methods-time.svg) ![Accuracy of each method "
+            conclusion(found, amount(result, plan)) + step_said(times),
+            "![Accuracy of each method against the time of a training "
+            "step](assets/methods-time.svg) ![Accuracy of each method "
             "against the number of weights it trains]"
             "(assets/methods-weights.svg)",
             f"Means of two tasks, {tasks}; a line goes from the lowest to the "
@@ -77,7 +85,15 @@ def accuracy(result: dict[str, Any]) -> str:
     )
 
 
-def spot(name: str, both: list[Found], of: Callable[[Found], float]) -> Spot:
+def step_said(times: dict[str, Any]) -> str:
+    """What a step of plain LoRA takes beside one of full fine-tuning."""
+    if PLAIN not in times:
+        return ""
+    share = times[PLAIN]["over_full"][1]
+    return f" Its step takes {share:.2f} of the time of full fine-tuning's."
+
+
+def spot(name: str, both: list[Found], size: float) -> Spot:
     """A method's point: the mean of the tasks, and the range of the seeds."""
     seeds = set.intersection(*(set(one.runs) for one in both))
     tests = [
@@ -85,7 +101,7 @@ def spot(name: str, both: list[Found], of: Callable[[Found], float]) -> Spot:
     ]
     return Spot(
         name=short_name(name),
-        x=mean(both, of),
+        x=size,
         low=float(min(tests)),
         y=mean(both, lambda one: one.mean),
         high=float(max(tests)),
@@ -94,24 +110,25 @@ def spot(name: str, both: list[Found], of: Callable[[Found], float]) -> Spot:
 
 
 def conclusion(found: Both, budget: str) -> str:
-    """Plain LoRA beside full fine-tuning, the probe and the best."""
+    """Plain LoRA beside full fine-tuning, the probe and all others."""
     means = {
         name: mean(both, lambda one: one.mean) for name, both in found.items()
     }
     weights = found[PLAIN][0].weights / found[WHOLE][0].weights
-    seconds = mean(found[PLAIN], lambda one: one.seconds)
-    seconds /= mean(found[WHOLE], lambda one: one.seconds)
-    best = max(means, key=means.__getitem__)
-    said = (
-        "no other method does better"
-        if best == PLAIN
-        else f"{method_name(best)} does best, with {means[best]:.3f}"
-    )
+    others = {
+        name: 100 * (one - means[PLAIN])
+        for name, one in means.items()
+        if name not in (PROBE, WHOLE, PLAIN)
+    }
+    near = sum(abs(points) <= 1 for points in others.values())
+    said = f"of {len(others)} other methods {near} end within a point of LoRA"
+    if near and max(others.values()) > 0:
+        best = max(others, key=others.__getitem__)
+        said += f", {method_name(best)} {others[best]:.1f} points above it"
     return (
         f"{budget}: LoRA ends at {means[PLAIN]:.3f}, full fine-tuning at "
         f"{means[WHOLE]:.3f} and a probe on the frozen base at "
-        f"{means[PROBE]:.3f}; {said}. LoRA trains {weights:.1%} of the weights "
-        f"in {seconds:.2f} of the time of full fine-tuning."
+        f"{means[PROBE]:.3f}; {said}. LoRA trains {weights:.1%} of the weights."
     )
 
 

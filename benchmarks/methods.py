@@ -8,11 +8,14 @@ and those beside it. The quick plan goes up and down in the method's list.
 
     python -m benchmarks.methods [--quick] [--minutes M] [--method NAME ...]
         [--task NAME ...]
+    python -m benchmarks.methods --time [--rounds N]
     python -m benchmarks.methods --table
 
 `--quick` trains on fewer texts; its runs are kept apart from the others.
 `--minutes` starts no run after so many. Runs come seed by seed, task by task,
-and the most wanted methods first.
+and the most wanted methods first. `--time` measures what a training step of
+each method takes: runs of hours meet other work, so that their seconds do not
+compare.
 """
 
 import argparse
@@ -33,10 +36,11 @@ from app.learn.training import make_variables
 from app.texts.base import Tokenizer, load_base
 from app.texts.data import Split, Splits
 from app.texts.tasks import get_task
-from benchmarks.methods_list import FULL, METHODS, QUICK, Plan
+from benchmarks.methods_list import FULL, METHODS, QUICK, Method, Plan
 from benchmarks.methods_plan import key, next_run
 from benchmarks.methods_runs import TASKS
 from benchmarks.methods_table import methods
+from benchmarks.methods_time import step_times
 from benchmarks.train_step import machine, versions
 
 RESULTS = Path(__file__).parent / "results" / "methods.json"
@@ -92,31 +96,39 @@ class Bench:
     ) -> dict[str, Any]:
         """Trains one method once; the base is as it was afterwards."""
         method, floats = METHODS[name], size_in_bytes(self.base)
-        base = self.base if method.keeps_base else load_base()
-        if method.mode is not None:
-            base.quantize(method.mode)
+        base = self.base_for(method)
         sizes = [floats, size_in_bytes(base)]
         result = self.train(base, task, name, rate, seed)
         if method.keeps_base:
             keras_lora.eject(base)
         return {**result, "base bytes": sizes}
 
-    def train(
-        self, base: Any, task: str, name: str, rate: float, seed: int
-    ) -> dict[str, Any]:
-        """Trains a base and a head on it, and measures them."""
-        method, splits = METHODS[name], self.splits[task]
-        keras.utils.set_random_seed(seed)
-        labels = splits.train.labels
-        train = TrainBatches(
-            splits.train.texts, self.tokenizer, labels, BATCH, seed
+    def base_for(self, method: Method, own: bool = False) -> Any:
+        """A base, quantized where the method says so.
+
+        It is the one that all share, where the method leaves it as it was,
+        unless an `own` one is asked for.
+        """
+        base = load_base() if own or not method.keeps_base else self.base
+        if method.mode is not None:
+            base.quantize(method.mode)
+        return base
+
+    def batches(self, seed: int = 0) -> list[TrainBatches]:
+        """The training texts of each task."""
+        return [self.training(task, seed) for task in self.splits]
+
+    def training(self, task: str, seed: int) -> TrainBatches:
+        """A task's training texts in batches."""
+        train = self.splits[task].train
+        return TrainBatches(
+            train.texts, self.tokenizer, train.labels, BATCH, seed
         )
-        begun = time.perf_counter()
-        method.attach(base, [train[n][0] for n in range(4)])
-        attached = time.perf_counter() - begun
+
+    def headed(self, base: Any, method: Method, rate: float, steps: int) -> Any:
+        """A model with a head on a base, ready for so many steps."""
         head = keras.layers.Dense(2, dtype="float32", name="head")
         model = keras.Model(base.input, head(base(base.input)))
-        steps = self.plan.epochs * len(train)
         warm_up = int(steps * WARM_UP)
         schedule = keras.optimizers.schedules.CosineDecay(
             0.0, steps - warm_up, warmup_target=rate, warmup_steps=warm_up
@@ -126,7 +138,21 @@ class Bench:
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             jit_compile=False,
         )
-        make_variables(model, labels[:1], keras.ops.zeros((1, 2)))
+        make_variables(model, np.zeros(1, "int32"), keras.ops.zeros((1, 2)))
+        return model
+
+    def train(
+        self, base: Any, task: str, name: str, rate: float, seed: int
+    ) -> dict[str, Any]:
+        """Trains a base and a head on it, and measures them."""
+        method, splits = METHODS[name], self.splits[task]
+        keras.utils.set_random_seed(seed)
+        train = self.training(task, seed)
+        begun = time.perf_counter()
+        method.attach(base, [train[n][0] for n in range(4)])
+        attached = time.perf_counter() - begun
+        steps = self.plan.epochs * len(train)
+        model = self.headed(base, method, rate, steps)
         record = StepLosses()
         begun = time.perf_counter()
         model.fit(train, epochs=self.plan.epochs, callbacks=[record], verbose=0)
@@ -183,7 +209,7 @@ def described(before: dict[str, Any], plan: Plan) -> dict[str, Any]:
         "versions": versions(),
         "backend": backend,
         "machines": {**known, plan.name: machine()},
-        "notes": before.get("notes", {}),
+        "times": before.get("times", {}),
         "plans": {p.name: dataclasses.asdict(p) for p in (QUICK, FULL)},
     }
 
@@ -202,6 +228,15 @@ def write(path: Path, plan: Plan, runs: dict[str, Any]) -> None:
     result = {**described(before, plan), "runs": runs}
     part.write_text(json.dumps(result, indent=0, sort_keys=True) + "\n")
     part.replace(path)
+
+
+def measure_times(options: argparse.Namespace) -> None:
+    """Measures the steps of all methods, and puts them beside the runs."""
+    times = step_times(Bench(FULL), options.rounds)
+    result = {**read(options.json), "times": times}
+    part = options.json.with_suffix(".part")
+    part.write_text(json.dumps(result, indent=0, sort_keys=True) + "\n")
+    part.replace(options.json)
 
 
 def run_missing(options: argparse.Namespace, runs: dict[str, Any]) -> None:
@@ -231,10 +266,14 @@ def main() -> None:
         "--method", nargs="*", default=list(METHODS), choices=METHODS
     )
     parser.add_argument("--task", nargs="*", default=TASKS, choices=TASKS)
+    parser.add_argument("--time", action="store_true")
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--json", type=Path, default=RESULTS)
     options = parser.parse_args()
-    if not options.table:
+    if options.time:
+        measure_times(options)
+    elif not options.table:
         run_missing(options, read(options.json).get("runs", {}))
     print(methods(read(options.json)))
 

@@ -56,11 +56,6 @@ class Found:
         return float(np.mean(self.tests))
 
     @property
-    def seconds(self) -> float:
-        """The median of the seeds."""
-        return float(np.median([r["seconds"] for r in self.runs.values()]))
-
-    @property
     def weights(self) -> int:
         """How many are trained."""
         return int(self.runs[min(self.runs)]["parameters"])

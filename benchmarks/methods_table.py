@@ -4,13 +4,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.markdown import SPACE, table
+from benchmarks.markdown import SPACE, spread, table
 from benchmarks.methods_runs import (
     ORDER,
     PLAIN,
     PROBE,
     SEEDS,
     TASKS,
+    WHOLE,
     Found,
     Runs,
     of_plan,
@@ -19,8 +20,9 @@ from benchmarks.methods_steps import steps_table
 from benchmarks.names import listed, method_name, sentence, task_name
 
 FULL, QUICK = "full", "quick"
-HEAD = ["method", "accuracy: mean (range)", "seeds", "`fit`, s"]
-HEAD += ["trained weights", "file, kB", "rate (rates tried)"]
+HEAD = ["method", "accuracy: mean (range)", "seeds", "step, ms"]
+HEAD += ["of full fine-tuning's", "trained weights", "file, kB"]
+HEAD += ["rate (rates tried)"]
 
 
 def methods(result: dict[str, Any]) -> str:
@@ -40,16 +42,17 @@ def whole(result: dict[str, Any]) -> str:
         "## Methods",
         "The base, its texts, the head, the epochs and the batches are the "
         "same for every method. *Accuracy* is on held-out texts: the mean "
-        "of the seeds, and the lowest and highest of them. `fit` is the "
-        "median of its seconds. *Trained weights* include the head. "
+        "of the seeds, and the lowest and highest of them. *Trained weights* "
+        "include the head. "
         "*File* is what has to be kept for the task: an adapter, or after "
         "full fine-tuning the whole model. *Rate* is the learning rate "
         "that did best in validation with the first seed, among as many "
         "as the last column says. The *frozen probe* is a logistic "
         "regression on what the base gives; nothing of the base trains. "
         "PiSSA, MiLoRA and EVA are LoRA with another start.",
+        timed(result),
         plan_of(result, FULL),
-        *(measured(runs, FULL, task) for task in TASKS),
+        *(measured(result, FULL, task) for task in TASKS),
         missing(runs, FULL),
     )
 
@@ -81,7 +84,7 @@ def short(result: dict[str, Any]) -> str:
         f"The same with few texts: {len(losses[0])} steps. {ends}That "
         "says how quickly each method starts, not where it ends.",
         plan_of(result, QUICK),
-        *(measured(runs, QUICK, task) for task in TASKS),
+        *(measured(result, QUICK, task) for task in TASKS),
         missing(runs, QUICK),
         "The next tables say how soon each method's training loss is as "
         "low as the one with which plain LoRA ends, as a share of all "
@@ -111,7 +114,22 @@ def plan_of(result: dict[str, Any], plan: str) -> str:
         f"{amount(result, plan)}. "
         f"`python -m benchmarks.methods{option}` on {machines[plan]}; "
         f"{versions}; backend {result['backend']}."
-        + result.get("notes", {}).get(plan, "")
+    )
+
+
+def timed(result: dict[str, Any]) -> str:
+    """How the times of steps were measured."""
+    times = result.get("times")
+    if not times:
+        return ""
+    shapes = {f"{rows} x {size}": None for rows, size in times["shapes"]}
+    return (
+        "*Step* is what a training step takes: the median of "
+        f"{times['rounds']} rounds in which all methods took one step on each "
+        f"task's batch of the median length ({' and '.join(shapes)} tokens), "
+        "in turn. Beside it is its ratio to full fine-tuning's step of the "
+        "same round, with the quartiles. `python -m benchmarks.methods --time` "
+        f"on {times['machine']}."
     )
 
 
@@ -122,20 +140,22 @@ def amount(result: dict[str, Any], plan: str) -> str:
     return f"{texts}, {known['epochs']} epochs"
 
 
-def measured(runs: Runs, plan: str, task: str) -> str:
+def measured(result: dict[str, Any], plan: str, task: str) -> str:
     """A task's table, and what can be said of it."""
+    runs, times = result["runs"], result.get("times", {}).get("methods", {})
     found = of_plan(runs, plan, task)
     if not found:
         return ""
+    rows = [row(name, one, times.get(name)) for name, one in found.items()]
     return joined(
         f"**{sentence(task_name(task))}**",
-        table(HEAD, [row(name, one) for name, one in found.items()]),
+        table(HEAD, rows),
         sizes(runs, plan, task),
         verdict(found),
     )
 
 
-def row(name: str, found: Found) -> list[str]:
+def row(name: str, found: Found, step: Any) -> list[str]:
     """A method's figures."""
     tests = found.tests
     several = f" ({min(tests):.3f}{SPACE}to{SPACE}{max(tests):.3f})"
@@ -144,7 +164,8 @@ def row(name: str, found: Found) -> list[str]:
         method_name(name),
         f"{found.mean:.3f}" + (several if len(tests) > 1 else ""),
         str(len(tests)),
-        f"{found.seconds:,.0f}",
+        f"{step['milliseconds'][1]:,.0f}" if step else "",
+        spread(step["over_full"]) if step and name != WHOLE else "",
         f"{found.weights:,}",
         f"{size / 1e3:,.0f}" if size else "",
         f"{found.rate:g} ({found.tried})" if found.rate else "",

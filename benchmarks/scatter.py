@@ -1,7 +1,7 @@
 """A plot of accuracy against a figure, with every method's name in it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 from benchmarks import plots
 from benchmarks.labels import placed
 
-WIDTH, HEIGHT = 280, 320
+WIDTH, HEIGHT = 280, 420
 """Two of them stand side by side on a page, and one on a phone."""
 
 
@@ -66,8 +66,12 @@ class Axis:
 def scatter(spots: list[Spot], title: str, path: Path, *, log: bool) -> None:
     """Writes a plot of accuracy against a figure."""
     across = Axis.around([spot.x for spot in spots], WIDTH, log)
-    ranges = [end for spot in spots for end in (spot.low, spot.high)]
-    up = Axis.around(ranges, HEIGHT)
+    # A run that learned nothing would press all others into a line: the lower
+    # end of a range may lie below the plot.
+    ends = [end for spot in spots for end in (spot.y, spot.high)]
+    up = Axis.around(ends, HEIGHT)
+    bottom = up.value(0)
+    spots = [replace(s, low=max(s.low, bottom)) for s in spots]
     x = alt.X("x:Q", title=title, scale=across.scale)
     x = x.axis(grid=False, format="~s", tickCount=5, labelOverlap=True)
     title_of_y = "accuracy on held-out texts"

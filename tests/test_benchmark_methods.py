@@ -3,11 +3,13 @@
 import json
 import types
 
+import keras
+import numpy as np
 import pytest
 
 pytest.importorskip("tokenizers")
 
-from benchmarks import methods  # noqa: E402
+from benchmarks import methods, methods_time  # noqa: E402
 from benchmarks.methods_list import FULL, METHODS, QUICK  # noqa: E402
 from benchmarks.methods_plan import key, next_run, wanted_rates  # noqa: E402
 from benchmarks.methods_runs import SEEDS, TASKS  # noqa: E402
@@ -50,6 +52,54 @@ def test_a_seed_after_the_first_has_the_best_rate():
     done = run_all({}, FULL, lambda rate: rate)
     later = {run[2] for run in done if run[1] == "lora" and run[3]}
     assert later == {rates[3]}
+
+
+class SmallBench:
+    """Steps of a model of one layer."""
+
+    def batches(self):
+        return [
+            [({"token_ids": np.ones((4, size), "float32")}, np.zeros(4, int))]
+            for size in (6, 6)
+        ]
+
+    def base_for(self, method, own):
+        assert own
+        return keras.Sequential([keras.Input((6,)), keras.layers.Dense(5)])
+
+    def headed(self, base, method, rate, steps):
+        x = keras.Input((6,), name="token_ids")
+        model = keras.Model({"token_ids": x}, keras.layers.Dense(2)(base(x)))
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(method.optimizer(rate), loss)
+        return model
+
+
+def test_steps_of_all_methods_are_timed_in_turn(monkeypatch):
+    few = {name: METHODS[name] for name in ("lora", "full fine-tuning")}
+    monkeypatch.setattr(methods_time, "METHODS", few)
+    found = methods_time.step_times(SmallBench(), 3)
+    assert found["rounds"] == 3 and found["shapes"] == [[4, 6], [4, 6]]
+    assert set(found["methods"]) == set(few)
+    assert found["methods"]["full fine-tuning"]["over_full"] == [1, 1, 1]
+    for times in found["methods"].values():
+        assert times["milliseconds"] == sorted(times["milliseconds"])
+        assert times["milliseconds"][0] > 0
+
+
+def test_times_are_kept_with_the_runs(tmp_path, monkeypatch):
+    file = tmp_path / "methods.json"
+    file.write_text(
+        json.dumps({"machine": "one", "runs": {"full/a/lora/0.1/0": {}}})
+    )
+    monkeypatch.setattr(methods, "Bench", lambda plan: None)
+    monkeypatch.setattr(methods, "step_times", lambda *_: {"methods": {}})
+    options = types.SimpleNamespace(json=file, rounds=2)
+    methods.measure_times(options)
+    methods.write(file, FULL, {})
+    found = json.loads(file.read_text())
+    assert found["times"] == {"methods": {}}
+    assert found["runs"] == {"full/a/lora/0.1/0": {}}
 
 
 def test_a_run_of_one_plan_keeps_those_of_the_other(tmp_path, monkeypatch):
