@@ -16,7 +16,7 @@ from benchmarks.methods_runs import (
     Runs,
     of_plan,
 )
-from benchmarks.methods_table import FULL, QUICK, amount
+from benchmarks.methods_table import FULL, QUICK, amount, shapes_of
 from benchmarks.names import listed, method_name, short_name, task_name
 from benchmarks.scatter import Spot, scatter
 
@@ -73,7 +73,7 @@ def accuracy(result: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             "## Accuracy against time and weights",
-            conclusion(found, amount(result, plan)) + step_said(times),
+            conclusion(found, amount(result, plan)) + step_said(result),
             "![Accuracy of each method against the time of a training "
             "step](assets/methods-time.svg) ![Accuracy of each method "
             "against the number of weights it trains]"
@@ -85,12 +85,16 @@ def accuracy(result: dict[str, Any]) -> str:
     )
 
 
-def step_said(times: dict[str, Any]) -> str:
+def step_said(result: dict[str, Any]) -> str:
     """What a step of plain LoRA takes beside one of full fine-tuning."""
-    if PLAIN not in times:
+    times = result.get("times")
+    if not times:
         return ""
-    share = times[PLAIN]["over_full"][1]
-    return f" Its step takes {share:.2f} of the time of full fine-tuning's."
+    share = times["methods"][PLAIN]["over_full"][1]
+    return (
+        f" Its step takes {share:.2f} of the time of full fine-tuning's, on "
+        f"batches of {shapes_of(times)} tokens."
+    )
 
 
 def spot(name: str, both: list[Found], size: float) -> Spot:

@@ -122,15 +122,20 @@ def timed(result: dict[str, Any]) -> str:
     times = result.get("times")
     if not times:
         return ""
-    shapes = {f"{rows} x {size}": None for rows, size in times["shapes"]}
     return (
         "*Step* is what a training step takes: the median of "
         f"{times['rounds']} rounds in which all methods took one step on each "
-        f"task's batch of the median length ({' and '.join(shapes)} tokens), "
+        f"task's batch of the median length ({shapes_of(times)} tokens), "
         "in turn. Beside it is its ratio to full fine-tuning's step of the "
         "same round, with the quartiles. `python -m benchmarks.methods --time` "
         f"on {times['machine']}."
     )
+
+
+def shapes_of(times: dict[str, Any]) -> str:
+    """The rows and tokens of the batches that steps were timed on."""
+    shapes = [f"{rows} x {size}" for rows, size in times["shapes"]]
+    return " and ".join(dict.fromkeys(shapes))
 
 
 def amount(result: dict[str, Any], plan: str) -> str:
