@@ -62,7 +62,9 @@ def measure(service: Service, trainer: Trainer, job: Job) -> dict[str, Any]:
         "method": job.settings.method,
         "texts": len(job.splits.train),
         "epochs": job.settings.epochs,
-        "at first": foretold(service.speeds, tokens, job),
+        "at first": foretold(
+            service.speeds.of(job.settings.method), tokens, job
+        ),
         "from the last run": known,
         "seconds": seconds,
         "fit": run.outcome.seconds if run.outcome else None,

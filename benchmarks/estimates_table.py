@@ -31,9 +31,11 @@ def estimates(result: dict[str, Any]) -> str:
             "*Took* is the whole run: a copy of the base, the baselines, "
             "tracing, `fit` and the test. *At first* is what the page tells "
             "before anything was trained on this server, from the base's "
-            "forward pass; its factors were set by these runs. *From the last "
-            "run* is told from the warm steps of the run before it by the "
-            "same method. A *ratio* is what was told over what it took.",
+            "forward pass; its factors were set by such runs here and on a "
+            "machine four times as slow, where three runs give ratios of 0.78. "
+            "*From the last run* is told from the warm steps of the run before "
+            "it by the same method. A *ratio* is what was told over what it "
+            "took.",
             where(result, "python -m benchmarks.estimates"),
             table(head, rows),
         ]

@@ -179,7 +179,7 @@ def show_price(count: int, splits: Splits, s: Settings) -> None:
     learned = trainer.speeds.get(s.method)
     held_out = len(splits.validation) + len(splits.test)
     seconds = estimate.training_seconds(
-        learned or service.speeds,
+        learned or service.speeds.of(s.method),
         mean_tokens(splits.train.texts[:500]),
         len(splits.train),
         held_out,

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.learn.training import Settings
@@ -12,14 +12,17 @@ PADDED = 1.9
 """How much longer a token of a task's texts takes than one of a full batch:
 batches are padded to their longest text."""
 
-STEP_IN_FORWARDS = 3.0
+STEP_IN_FORWARDS = 2.0
 """One training step of the adapter, in forward passes of its batch."""
 
-FIXED_IN_TRACES = 27.0
+STEP_SHARES = {"lora": 1.0, "bottleneck": 0.85, "side": 0.56}
+"""A step of each method over one of LoRA: `benchmarks.methods --time`."""
+
+FIXED_IN_TRACES = 19.0
 """A copy of the base, and tracing the training and the test step, in times of
 what the bank's first call takes, which traces the forward pass."""
 
-PROBE_IN_FORWARDS = 9.0
+PROBE_IN_FORWARDS = 3.5
 """What the baselines take for each training text, in its forward passes: the
 features, and a logistic regression at several strengths."""
 
@@ -96,7 +99,7 @@ class Speeds:
 
     @classmethod
     def guessed(cls, forward: float, trace: float) -> "Speeds":
-        """Before anything was trained: from the base's forward pass.
+        """LoRA's, before anything was trained: from the forward pass.
 
         Args:
             forward: seconds a token of a full batch.
@@ -104,6 +107,10 @@ class Speeds:
         """
         forward *= PADDED
         return cls(forward, STEP_IN_FORWARDS * forward, FIXED_IN_TRACES * trace)
+
+    def of(self, method: str) -> "Speeds":
+        """Those of a method, where these are of LoRA."""
+        return replace(self, step=STEP_SHARES[method] * self.step)
 
 
 @dataclass
@@ -151,13 +158,24 @@ def training_seconds(
         epochs: passes over the training texts.
     """
     step = epochs * train * speeds.step
-    passes = epochs * held_out / 2 + PROBE_IN_FORWARDS * train + 2 * held_out
+    passes = epochs * held_out / 2 + passes_beside(train, held_out)
     forward = passes * speeds.forward
     return speeds.fixed + (step + forward) * tokens
 
 
+def passes_beside(train: int, held_out: int) -> float:
+    """What baselines and test take, in forward passes of a text."""
+    return PROBE_IN_FORWARDS * train + 2 * held_out
+
+
 def measured_speeds(
-    before: Speeds, pace: Pace, whole: float, tokens: float, texts: int
+    before: Speeds,
+    pace: Pace,
+    whole: float,
+    tokens: float,
+    texts: int,
+    train: int,
+    held_out: int,
 ) -> Speeds:
     """The speeds that a finished run shows.
 
@@ -167,6 +185,8 @@ def measured_speeds(
         whole: seconds from its start to its end.
         tokens: mean length of its training texts.
         texts: training texts in a step.
+        train: training texts.
+        held_out: validation and test texts.
     """
     warm = pace.warm_step
     if warm is None:
@@ -175,6 +195,7 @@ def measured_speeds(
     forward = min(before.forward, step / STEP_IN_FORWARDS)
     known = warm * len(pace.steps)
     known += min(pace.validations, default=0.0) * len(pace.validations)
+    known += passes_beside(train, held_out) * forward * tokens
     return Speeds(forward, step, max(0.0, whole - known))
 
 

@@ -199,7 +199,13 @@ def _train(
         before = speeds.get(settings.method) or Speeds(float("inf"), 0.0, 0.0)
         whole = time.perf_counter() - begun
         speeds[settings.method] = measured_speeds(
-            before, run.pace, whole, tokens, size
+            before,
+            run.pace,
+            whole,
+            tokens,
+            size,
+            len(job.splits.train),
+            len(job.splits.validation) + len(job.splits.test),
         )
     return outcome
 

@@ -47,6 +47,16 @@ def test_more_texts_or_epochs_take_longer():
     assert seconds(100, 1) < seconds(200, 1) < seconds(200, 2)
 
 
+def test_a_ladder_is_told_to_take_less_than_lora():
+    guessed = Speeds.guessed(1e-4, 2.0)
+    told = [
+        estimate.training_seconds(guessed.of(method), 20, 1000, 100, 2)
+        for method in ("side", "bottleneck", "lora")
+    ]
+    assert told == sorted(set(told))
+    assert guessed.of("lora") == guessed
+
+
 def test_durations_are_short_words():
     assert estimate.duration(0.2) == "1 s"
     assert estimate.duration(40.4) == "40 s"
@@ -71,11 +81,18 @@ def test_what_is_left_is_told_from_warm_steps():
 def test_the_next_run_is_told_from_the_last_one():
     guessed = Speeds.guessed(1e-4, 2.0)
     pace = Pace([30.0] + [2.0] * 19, [12.0, 3.0], 10)
-    found = measured_speeds(guessed, pace, 100.0, tokens=20, texts=32)
+    found = measured_speeds(
+        guessed, pace, 100.0, tokens=20, texts=32, train=320, held_out=100
+    )
     assert found.step == pytest.approx(2.0 / (20 * 32))
-    # 20 steps of 2 s and two validations of 3 s; the rest is tracing.
-    assert found.fixed == pytest.approx(100 - 40 - 6)
+    # 20 steps of 2 s, two validations of 3 s, baselines and the test; the
+    # rest is tracing.
+    beside = estimate.passes_beside(320, 100) * found.forward * 20
+    assert 0 < beside < 54
+    assert found.fixed == pytest.approx(100 - 40 - 6 - beside)
     told = estimate.training_seconds(found, 20, 320, 100, 2)
     assert told == pytest.approx(100, rel=0.1)
-    short = measured_speeds(guessed, Pace([30.0]), 40.0, 20, 32)
+    more = estimate.training_seconds(found, 20, 3200, 100, 2)
+    assert more == pytest.approx(100 + 9 * (40 + beside), rel=0.1)
+    short = measured_speeds(guessed, Pace([30.0]), 40.0, 20, 32, 32, 10)
     assert short == guessed
