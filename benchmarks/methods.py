@@ -224,8 +224,12 @@ def write(path: Path, plan: Plan, runs: dict[str, Any]) -> None:
     before = read(path)
     for name, run in before.get("runs", {}).items():
         runs.setdefault(name, run)
+    put(path, {**described(before, plan), "runs": runs})
+
+
+def put(path: Path, result: dict[str, Any]) -> None:
+    """Replaces a result file, whole or not at all."""
     part = path.with_suffix(".part")
-    result = {**described(before, plan), "runs": runs}
     part.write_text(json.dumps(result, indent=0, sort_keys=True) + "\n")
     part.replace(path)
 
@@ -233,10 +237,7 @@ def write(path: Path, plan: Plan, runs: dict[str, Any]) -> None:
 def measure_times(options: argparse.Namespace) -> None:
     """Measures the steps of all methods, and puts them beside the runs."""
     times = step_times(Bench(FULL), options.rounds)
-    result = {**read(options.json), "times": times}
-    part = options.json.with_suffix(".part")
-    part.write_text(json.dumps(result, indent=0, sort_keys=True) + "\n")
-    part.replace(options.json)
+    put(options.json, {**read(options.json), "times": times})
 
 
 def run_missing(options: argparse.Namespace, runs: dict[str, Any]) -> None:

@@ -96,12 +96,7 @@ class Trial:
                     one.outputs[:1], two.outputs[:1], changed
                 ):
                     unfit.add(one.path)
-        return Unfit(
-            inputs=frozenset(inputs),
-            outputs=frozenset(unfit),
-            kernels=frozenset(),
-            masked=frozenset(masked),
-        )
+        return Unfit(frozenset(inputs), frozenset(unfit), frozenset(masked))
 
     def first_run(self) -> tuple[int, list[Call], Any]:
         """Finds a size for open axes that the base runs with."""

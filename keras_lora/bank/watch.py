@@ -55,15 +55,15 @@ class Unfit:
         inputs: Paths of those whose input is the same for all rows, such as
             a table of positions; LoRA would read other rows' adapters there.
         outputs: Paths of those whose output is not made of rows.
+        masked: Which of the base's outputs carry a Keras mask.
         kernels: Paths of those whose kernel the base reads without calling
             them, such as blocks that multiply by it themselves.
-        masked: Which of the base's outputs carry a Keras mask.
     """
 
     inputs: frozenset[str]
     outputs: frozenset[str]
-    kernels: frozenset[str]
     masked: frozenset[int]
+    kernels: frozenset[str] = frozenset()
 
     def problem(self, path: str, reads: tuple[str, ...]) -> list[str]:
         """Says why the layer at `path` is not fit for what a method reads."""
